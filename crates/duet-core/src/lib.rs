@@ -1,0 +1,24 @@
+//! The vocabulary of duet: what every other crate agrees on.
+//!
+//! * [`ids`]: external ids (strings, as the source system writes them) and dense indices (rows of a table).
+//! * [`event`]: the JSON event contract of a click stream.
+//! * [`schema`] and [`table`]: declared feature columns and their values in memory.
+//! * [`encoding`]: raw feature values to model inputs; the same code trains and serves.
+//! * [`config`]: TOML to a validated training configuration.
+//! * [`artifact`]: files and directories that appear whole or not at all, each with a checksum.
+//! * [`progress`]: bars on a terminal, silence elsewhere.
+//!
+//! Nothing here trains, searches or talks to a network.
+
+pub mod artifact;
+pub mod config;
+pub mod encoding;
+pub mod error;
+pub mod event;
+pub mod ids;
+pub mod progress;
+pub mod schema;
+pub mod table;
+
+pub use error::{Error, Result};
+pub use ids::{ItemIdx, UserIdx};

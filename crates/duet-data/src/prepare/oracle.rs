@@ -1,0 +1,59 @@
+//! The truth of a synthetic world, brought into the order of the dataset's tables.
+
+use std::{collections::HashMap, path::Path};
+
+use arrow::{
+    array::{Array, FixedSizeListArray, Float32Array, StringArray},
+    datatypes::DataType,
+};
+use duet_core::{Error, Result};
+
+use crate::dataset::parquet_file::{Reader, required};
+
+/// Vectors for `ids`, `[ids.len(), dim]` row-major, from a file of `id_column` and `vector`. Returns the vectors and
+/// their length.
+pub(super) fn read_vectors(path: &Path, id_column: &str, ids: &[&str]) -> Result<(Vec<f32>, usize)> {
+    let reader = Reader::open(path)?;
+    let dim = match reader.fields().as_slice() {
+        [(id, DataType::Utf8), (vector, DataType::FixedSizeList(item, dim))]
+            if id == id_column && vector == "vector" && item.data_type() == &DataType::Float32 && *dim > 0 =>
+        {
+            *dim as usize
+        }
+        _ => {
+            let wanted = format!("expected the columns {id_column} (text) and vector (list of f32 of fixed length)");
+            return Err(Error::data(path, wanted));
+        }
+    };
+    let rows: HashMap<&str, usize> = ids.iter().enumerate().map(|(row, id)| (*id, row)).collect();
+    let mut vectors = vec![f32::NAN; ids.len() * dim];
+    let mut first_row = 1;
+    for batch in reader.batches(None)? {
+        let batch = batch?;
+        let found = required::<StringArray>(path, &batch, 0, first_row)?;
+        let lists = required::<FixedSizeListArray>(path, &batch, 1, first_row)?;
+        for row in 0..batch.num_rows() {
+            let Some(&place) = rows.get(found.value(row)) else { continue };
+            let value = lists.value(row);
+            let values = value.as_any().downcast_ref::<Float32Array>();
+            let values =
+                values.filter(|values| values.null_count() == 0 && values.values().iter().all(|x| x.is_finite()));
+            let Some(values) = values else {
+                return Err(Error::data_row(
+                    path,
+                    first_row + row as u64,
+                    "the vector holds a value that is not finite",
+                ));
+            };
+            vectors[place * dim..(place + 1) * dim].copy_from_slice(values.values());
+        }
+        first_row += batch.num_rows() as u64;
+    }
+    if vectors.iter().any(|value| value.is_nan()) {
+        return Err(Error::data(
+            path,
+            "no vector for some id of the accounts or the catalogue: this is another world's truth",
+        ));
+    }
+    Ok((vectors, dim))
+}

@@ -1,0 +1,198 @@
+//! Embedding tables outside the autodiff graph, with row-wise Adagrad.
+//!
+//! burn's own path gives `select` a dense `[rows, dim]` gradient, so a step costs as much as the table is large. Here a
+//! step touches only the rows of the batch: [`EmbeddingTable::gather`] copies the batch's distinct rows out (the caller
+//! makes them an autodiff leaf), [`EmbeddingTable::update`] takes the leaf's gradient and changes those rows in place.
+//!
+//! Row-wise Adagrad keeps one scalar a row: `a += mean(g^2); w -= rate * g / (sqrt(a) + epsilon)` (the row-wise form of
+//! Duchi et al., 2011, as used for embedding tables by Mudigere et al., "Software-Hardware Co-design for Fast and
+//! Scalable Training of Deep Learning Recommendation Models", 2022).
+//!
+//! On the CPU the table is a plain vector, on other devices a tensor; both give the same numbers up to rounding.
+
+use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use duet_core::{Error, Result};
+use rand::{RngExt, SeedableRng};
+use rand_distr::StandardNormal;
+use rand_pcg::Pcg64Mcg;
+use rayon::prelude::*;
+
+const EPSILON: f32 = 1e-8;
+
+/// Rows whose random initial values come from one generator; fixed, so that a seed means the same table everywhere.
+const INIT_ROWS: usize = 4096;
+
+/// A table of `rows` vectors of length `dim`, its optimiser state beside it.
+#[derive(Debug)]
+pub struct EmbeddingTable {
+    rows: usize,
+    dim: usize,
+    storage: Storage,
+}
+
+#[derive(Debug)]
+enum Storage {
+    /// Row-major weights and one accumulator a row, in host memory.
+    Host { weights: Vec<f32>, accumulators: Vec<f32> },
+    /// `[rows, dim]` and `[rows, 1]` on the device; the only handles, so that updates happen in place.
+    Device { weights: Tensor<2>, accumulators: Tensor<2> },
+}
+
+/// What a checkpoint keeps of a table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TableState {
+    /// `[rows, dim]`, row-major.
+    pub weights: Vec<f32>,
+    /// One scalar a row.
+    pub accumulators: Vec<f32>,
+    /// Length of a row.
+    pub dim: usize,
+}
+
+impl EmbeddingTable {
+    /// A table of independent normal values with the given standard deviation.
+    ///
+    /// `host` says whether `device` computes in host memory (see [`crate::device::OpenDevice::is_host`]).
+    pub fn random(rows: usize, dim: usize, deviation: f32, seed: u64, device: &Device, host: bool) -> Self {
+        let mut weights = vec![0.0_f32; rows * dim];
+        weights.par_chunks_mut(INIT_ROWS * dim.max(1)).enumerate().for_each(|(chunk, values)| {
+            let mut rng = Pcg64Mcg::seed_from_u64(seed ^ (chunk as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            for value in values {
+                let sample: f32 = rng.sample(StandardNormal);
+                *value = deviation * sample;
+            }
+        });
+        Self::place(rows, TableState { weights, accumulators: vec![0.0; rows], dim }, device, host)
+    }
+
+    /// A table as a checkpoint kept it.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the state's lengths do not fit together.
+    pub fn from_state(state: TableState, device: &Device, host: bool) -> Result<Self> {
+        let rows = state.accumulators.len();
+        if rows * state.dim != state.weights.len() {
+            return Err(Error::input(format!(
+                "embedding table: {} weights for {rows} rows of {}",
+                state.weights.len(),
+                state.dim
+            )));
+        }
+        Ok(Self::place(rows, state, device, host))
+    }
+
+    fn place(rows: usize, state: TableState, device: &Device, host: bool) -> Self {
+        let dim = state.dim;
+        let storage = if host {
+            Storage::Host { weights: state.weights, accumulators: state.accumulators }
+        } else {
+            Storage::Device {
+                weights: Tensor::from_data(TensorData::new(state.weights, [rows, dim]), device),
+                accumulators: Tensor::from_data(TensorData::new(state.accumulators, [rows, 1]), device),
+            }
+        };
+        Self { rows, dim, storage }
+    }
+
+    /// Rows held.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Length of a row.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Bytes held: table and optimiser state.
+    pub fn bytes(&self) -> usize {
+        (self.rows * self.dim + self.rows) * size_of::<f32>()
+    }
+
+    /// Copies rows out.
+    ///
+    /// # Shapes
+    /// `rows`: n ids below [`EmbeddingTable::rows`]; returns `[n, dim]` on `device`, without autodiff.
+    pub fn gather(&self, rows: &[u32], device: &Device) -> Tensor<2> {
+        match &self.storage {
+            Storage::Host { weights, .. } => {
+                let mut out = vec![0.0_f32; rows.len() * self.dim];
+                out.par_chunks_mut(self.dim).zip(rows).with_min_len(1024).for_each(|(out, &row)| {
+                    let at = row as usize * self.dim;
+                    out.copy_from_slice(&weights[at..at + self.dim]);
+                });
+                Tensor::from_data(TensorData::new(out, [rows.len(), self.dim]), device)
+            }
+            Storage::Device { weights, .. } => weights.clone().select(0, indices(rows, device)),
+        }
+    }
+
+    /// One step of row-wise Adagrad on the given rows.
+    ///
+    /// # Shapes
+    /// `rows`: n distinct ids; `gradient`: `[n, dim]`, without autodiff.
+    pub fn update(&mut self, rows: &[u32], gradient: Tensor<2>, rate: f32) {
+        debug_assert_eq!(gradient.dims(), [rows.len(), self.dim]);
+        if rows.is_empty() {
+            return;
+        }
+        match &mut self.storage {
+            Storage::Host { weights, accumulators } => {
+                let gradient = gradient.into_data();
+                let Ok(gradient) = gradient.as_slice::<f32>() else {
+                    unreachable!("gradients are f32 on every device duet opens")
+                };
+                for (&row, gradient) in rows.iter().zip(gradient.chunks_exact(self.dim)) {
+                    let row = row as usize;
+                    let square = gradient.iter().map(|g| g * g).sum::<f32>() / self.dim as f32;
+                    accumulators[row] += square;
+                    let step = rate / (accumulators[row].sqrt() + EPSILON);
+                    for (weight, g) in weights[row * self.dim..(row + 1) * self.dim].iter_mut().zip(gradient) {
+                        *weight -= step * g;
+                    }
+                }
+            }
+            Storage::Device { weights, accumulators } => {
+                let device = gradient.device();
+                let rows = indices(rows, &device);
+                let square = gradient.clone().square().mean_dim(1); // [n, 1]
+                accumulators.inplace(|a| a.select_assign(0, rows.clone(), square, IndexingUpdateOp::Add));
+                let scale = accumulators.clone().select(0, rows.clone()).sqrt().add_scalar(EPSILON).recip(); // [n, 1]
+                let delta = gradient * scale * (-rate);
+                weights.inplace(|w| w.select_assign(0, rows, delta, IndexingUpdateOp::Add));
+            }
+        }
+    }
+
+    /// The table and its optimiser state, for a checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the device can't be read.
+    pub fn state(&self) -> Result<TableState> {
+        match &self.storage {
+            Storage::Host { weights, accumulators } => {
+                Ok(TableState { weights: weights.clone(), accumulators: accumulators.clone(), dim: self.dim })
+            }
+            Storage::Device { weights, accumulators } => Ok(TableState {
+                weights: to_host(weights.clone())?,
+                accumulators: to_host(accumulators.clone())?,
+                dim: self.dim,
+            }),
+        }
+    }
+}
+
+/// Reads a tensor into host memory, row-major.
+///
+/// # Errors
+/// [`Error::Internal`] with the device's own message.
+pub fn to_host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
+    tensor.try_into_vec_as::<f32>().map_err(|error| Error::Internal(format!("reading a tensor: {error:?}")))
+}
+
+/// An index tensor from ids.
+pub fn indices(ids: &[u32], device: &Device) -> Tensor<1, Int> {
+    let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+    let count = ids.len();
+    Tensor::from_data(TensorData::new(ids, [count]), device)
+}

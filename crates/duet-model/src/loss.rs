@@ -1,0 +1,303 @@
+//! Sampled softmax with the refined logQ correction, streamed over tiles of rows.
+//!
+//! For a row with user vector `u`, positives (shares `y`, summing to 1) and candidate columns `c` with inclusion
+//! probability `pi_c`, the logits are
+//!
+//! ```text
+//! z_c = u.v_c               for a positive: it is in the batch for certain, so it is not corrected
+//! z_c = u.v_c - ln(pi_c)    for any other column
+//! ```
+//!
+//! and the loss is `sum_c y_c (ln sum_j exp z_j - z_c)`. With distinct columns, `exp(-ln pi)` is the Horvitz-Thompson
+//! weight that makes the denominator an unbiased estimate of the sum over the whole catalogue; leaving the positive
+//! uncorrected is the refinement of Khrylchenko et al., "Correcting the LogQ Correction" (arXiv 2507.09331). With the
+//! whole catalogue as candidates `ln pi = 0` and this is plain softmax.
+//!
+//! Columns the user is known to have when the row asks (so they are no negatives) take no part.
+//!
+//! Gradients are written out by hand and returned, so that no `[rows, columns]` matrix outlives its tile: with
+//! `G = w (softmax(z) - y)`, `dU = G V`, `dV = G^T U`. There are two implementations: host loops between the matrix products
+//! (CPU devices, where reading a tensor is free) and tensor operations throughout.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use duet_core::Result;
+use rayon::prelude::*;
+
+use crate::embedding::to_host;
+
+/// Rows whose logits exist at a time: with 4,096 columns a tile is 4 MiB, about a core's share of the cache.
+const TILE_ROWS: usize = 256;
+
+/// What the loss is computed from, besides the vectors.
+#[derive(Debug, Clone, Default)]
+pub struct Targets {
+    /// Positives of row `r` are `offsets[r]..offsets[r + 1]` of the next two; `rows + 1` entries, at least one a row.
+    pub offsets: Vec<u32>,
+    /// Column of each positive.
+    pub columns: Vec<u32>,
+    /// Share of each positive; the shares of a row sum to 1.
+    pub shares: Vec<f32>,
+    /// Weight of each row in the mean.
+    pub row_weights: Vec<f32>,
+    /// The window of each row.
+    pub windows: Vec<u32>,
+    /// How many items of its window each row has seen.
+    pub prefixes: Vec<u32>,
+    /// Columns that the user of window `w` knows, and at which place in the window first (0 for anything before it):
+    /// `seen_offsets[w]..seen_offsets[w + 1]` of the next two. A column is masked in a row if its place is below the row's
+    /// prefix, unless it is a positive of the row. Empty: nothing is masked.
+    pub seen_offsets: Vec<u32>,
+    /// See `seen_offsets`.
+    pub seen_columns: Vec<u32>,
+    /// See `seen_offsets`.
+    pub seen_places: Vec<u32>,
+    /// `ln pi` of each column, at most 0.
+    pub log_inclusion: Vec<f32>,
+}
+
+impl Targets {
+    fn positives(&self, row: usize) -> std::ops::Range<usize> {
+        self.offsets[row] as usize..self.offsets[row + 1] as usize
+    }
+
+    fn masked(&self, row: usize) -> impl Iterator<Item = u32> + '_ {
+        let window = self.windows[row] as usize;
+        let range = match self.seen_offsets.get(window..window + 2) {
+            Some(range) => range[0] as usize..range[1] as usize,
+            None => 0..0,
+        };
+        let prefix = self.prefixes[row];
+        let known = self.seen_columns[range.clone()].iter().zip(&self.seen_places[range]);
+        known.filter(move |(_, place)| **place < prefix).map(|(column, _)| *column)
+    }
+
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.row_weights.len()
+    }
+}
+
+/// The value and the gradients, all without autodiff.
+#[derive(Debug)]
+pub struct LossOutput {
+    /// `[1]`: the weighted mean over the rows.
+    pub loss: Tensor<1>,
+    /// `[rows, dim]`.
+    pub users: Tensor<2>,
+    /// `[columns, dim]`.
+    pub items: Tensor<2>,
+}
+
+/// Loss and gradients.
+///
+/// # Shapes
+/// `users`: `[rows, dim]`, `items`: `[columns, dim]`, without autodiff, on one device. `host` says whether that device computes
+/// in host memory.
+///
+/// # Errors
+/// [`duet_core::Error::Internal`] if the device can't be read.
+pub fn sampled_softmax(
+    users: &Tensor<2>,
+    items: &Tensor<2>,
+    targets: &Targets,
+    host: bool,
+) -> Result<LossOutput> {
+    let [rows, dim] = users.dims();
+    let device = users.device();
+    let total: f32 = targets.row_weights.iter().sum::<f32>().max(f32::MIN_POSITIVE);
+    let mut d_items = Tensor::<2>::zeros(items.dims(), &device);
+    let mut d_users = Vec::with_capacity(rows.div_ceil(TILE_ROWS));
+    let mut loss = Tensor::<1>::zeros([1], &device);
+    let transposed = items.clone().transpose(); // [dim, columns]
+    let tensors = (!host).then(|| DeviceTargets::new(targets, items.dims()[0], &device));
+    for start in (0..rows).step_by(TILE_ROWS) {
+        let end = (start + TILE_ROWS).min(rows);
+        let tile = users.clone().slice([start..end, 0..dim]); // [tile, dim]
+        let dots = tile.clone().matmul(transposed.clone()); // [tile, columns]
+        let gradient = match &tensors {
+            None => {
+                let (tile_loss, gradient) = host_tile(dots, targets, start, 1.0 / total)?;
+                loss = loss.add_scalar(tile_loss);
+                gradient
+            }
+            Some(tensors) => {
+                let (tile_loss, gradient) = tensors.tile(dots, targets, start, 1.0 / total);
+                loss = loss + tile_loss;
+                gradient
+            }
+        };
+        d_items = d_items + gradient.clone().transpose().matmul(tile);
+        d_users.push(gradient.matmul(items.clone()));
+    }
+    Ok(LossOutput { loss, users: Tensor::cat(d_users, 0), items: d_items })
+}
+
+/// Turns a tile of dot products into the tile of `G`, in place.
+fn host_tile(dots: Tensor<2>, targets: &Targets, start: usize, norm: f32) -> Result<(f32, Tensor<2>)> {
+    let [tile, columns] = dots.dims();
+    let device = dots.device();
+    let mut logits = to_host(dots)?;
+    let losses: Vec<f32> = logits
+        .par_chunks_mut(columns)
+        .enumerate()
+        .map(|(index, logits)| host_row(logits, targets, start + index, norm))
+        .collect();
+    // Summed in row order: the same result whatever the number of threads.
+    let loss = losses.iter().sum();
+    Ok((loss, Tensor::from_data(TensorData::new(logits, [tile, columns]), &device)))
+}
+
+fn host_row(logits: &mut [f32], targets: &Targets, row: usize, norm: f32) -> f32 {
+    let positives = targets.positives(row);
+    let weight = targets.row_weights[row] * norm;
+    let positive_logits: Vec<f32> = positives.clone().map(|at| logits[targets.columns[at] as usize]).collect();
+    for (logit, log_inclusion) in logits.iter_mut().zip(&targets.log_inclusion) {
+        *logit -= log_inclusion;
+    }
+    for column in targets.masked(row) {
+        logits[column as usize] = f32::NEG_INFINITY;
+    }
+    for (at, &logit) in positives.clone().zip(&positive_logits) {
+        logits[targets.columns[at] as usize] = logit;
+    }
+    let max = max(logits);
+    let sum = exp_sum(logits, max);
+    let log_sum = max + sum.ln();
+    let factor = weight / sum;
+    for probability in logits.iter_mut() {
+        *probability *= factor;
+    }
+    let mut loss = 0.0;
+    for (at, &logit) in positives.zip(&positive_logits) {
+        logits[targets.columns[at] as usize] -= weight * targets.shares[at];
+        loss += targets.shares[at] * (log_sum - logit);
+    }
+    loss * weight
+}
+
+/// Lanes of the reductions: enough for two AVX-512 registers, so that the compiler keeps several sums in flight.
+const LANES: usize = 32;
+
+fn max(values: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let tail = chunks.remainder();
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane = if value > *lane { value } else { *lane };
+        }
+    }
+    tail.iter().chain(&lanes).copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// Replaces every value by `exp(value - max)` and returns the sum.
+fn exp_sum(values: &mut [f32], max: f32) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let mut chunks = values.chunks_exact_mut(LANES);
+    for chunk in &mut chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *value = exp_nonpositive(*value - max);
+            *lane += *value;
+        }
+    }
+    let mut sum = 0.0;
+    for value in chunks.into_remainder() {
+        *value = exp_nonpositive(*value - max);
+        sum += *value;
+    }
+    sum + lanes.iter().sum::<f32>()
+}
+
+/// `exp(x)` for `x <= 0`, relative error below 3e-7, written so that the compiler vectorises it (`f32::exp` is a call).
+///
+/// Cody-Waite reduction `x = n ln 2 + r`, degree-6 polynomial in `r`, scaling by adding `n` to the exponent bits.
+#[inline]
+fn exp_nonpositive(x: f32) -> f32 {
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    // Below -87 the result would be subnormal: it is taken as exp(-87) = 1.6e-38, nothing in any sum.
+    let x = if x > -87.0 { x } else { -87.0 };
+    // Adding and taking away 1.5 * 2^23 rounds to the nearest integer; `round` would be a call on baseline x86-64.
+    const ROUND: f32 = 12_582_912.0;
+    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
+    let p = 1.0
+        + r * (1.0 + r * (0.5 + r * (0.166_666_57 + r * (0.041_666_5 + r * (0.008_333_68 + r * 0.001_398_2)))));
+    p * f32::from_bits(((n as i32 + 127) as u32) << 23)
+}
+
+/// A place beyond every prefix.
+const NEVER: f32 = 1e9;
+
+/// [`Targets`] as tensors, for devices whose memory the host can't touch.
+struct DeviceTargets {
+    /// `[1, columns]`
+    log_inclusion: Tensor<2>,
+    /// `[windows, columns]`: the place at which the window's user first has the item, or [`NEVER`]; absent if nothing is masked.
+    places: Option<Tensor<2>>,
+    /// `[1, columns]`: 0, 1, 2, ..
+    column_numbers: Tensor<2, Int>,
+}
+
+impl DeviceTargets {
+    fn new(targets: &Targets, columns: usize, device: &Device) -> Self {
+        let windows = targets.seen_offsets.len().saturating_sub(1);
+        let places = (windows > 0).then(|| {
+            let mut places = vec![NEVER; windows * columns];
+            for window in 0..windows {
+                let range = targets.seen_offsets[window] as usize..targets.seen_offsets[window + 1] as usize;
+                for at in range {
+                    places[window * columns + targets.seen_columns[at] as usize] = targets.seen_places[at] as f32;
+                }
+            }
+            Tensor::from_data(TensorData::new(places, [windows, columns]), device)
+        });
+        Self {
+            log_inclusion: Tensor::from_data(TensorData::new(targets.log_inclusion.clone(), [1, columns]), device),
+            places,
+            column_numbers: Tensor::<1, Int>::arange(0..columns as i64, device).reshape([1, columns]),
+        }
+    }
+
+    fn tile(
+        &self,
+        raw: Tensor<2>,
+        targets: &Targets,
+        start: usize,
+        norm: f32,
+    ) -> (Tensor<1>, Tensor<2>) {
+        let [tile, _] = raw.dims();
+        let device = raw.device();
+        let rows = start..start + tile;
+        let column = |values: Vec<f32>| Tensor::<2>::from_data(TensorData::new(values, [tile, 1]), &device);
+        let mut shares = raw.zeros_like(); // [tile, columns]
+        // One pass for the first positive of every row, one for the second, ...: most losses have just one.
+        let most = rows.clone().map(|row| targets.positives(row).len()).max().unwrap_or(0);
+        for nth in 0..most {
+            let nth_of = |row: usize| targets.positives(row).nth(nth);
+            let columns: Vec<i32> =
+                rows.clone().map(|row| nth_of(row).map_or(-1, |at| targets.columns[at] as i32)).collect();
+            let share = rows.clone().map(|row| nth_of(row).map_or(0.0, |at| targets.shares[at])).collect();
+            let columns = Tensor::<2, Int>::from_data(TensorData::new(columns, [tile, 1]), &device);
+            shares = shares + self.column_numbers.clone().equal(columns).float() * column(share);
+        }
+        let is_positive = shares.clone().greater_scalar(0.0);
+        let mut corrected = raw.clone() - self.log_inclusion.clone();
+        if let Some(places) = &self.places {
+            let windows: Vec<i32> = rows.clone().map(|row| targets.windows[row] as i32).collect();
+            let windows = Tensor::<1, Int>::from_data(TensorData::new(windows, [tile]), &device);
+            let prefixes = column(rows.clone().map(|row| targets.prefixes[row] as f32).collect());
+            let masked = places.clone().select(0, windows).lower(prefixes.expand(raw.dims()));
+            corrected = corrected.mask_fill(masked, f32::NEG_INFINITY);
+        }
+        let logits = corrected.mask_where(is_positive.clone(), raw.clone());
+        let max = logits.clone().max_dim(1); // [tile, 1]
+        let exponentials = (logits - max.clone()).exp();
+        let sum = exponentials.clone().sum_dim(1); // [tile, 1]
+        let log_sum = sum.clone().log() + max; // [tile, 1]
+        let weight = column(rows.map(|row| targets.row_weights[row] * norm).collect());
+        // The shares of a row sum to 1, so sum_c y_c (log_sum - z_c) = log_sum - sum_c y_c z_c.
+        let loss = (weight.clone() * (log_sum - (shares.clone() * raw).sum_dim(1))).sum();
+        (loss, (exponentials / sum - shares) * weight)
+    }
+}

@@ -1,0 +1,394 @@
+//! The two-tower model: towers inside burn's autodiff, tables outside it.
+//!
+//! A plain dot product of a user's and an item's vector is the score: with normalisation the user vector carries the scale
+//! (inverse temperature), with item biases both vectors have one more component, 1 and the bias.
+
+use burn::{
+    module::{Module, ModuleMapper, Param},
+    nn::{Dropout, DropoutConfig},
+    tensor::{Device, Tensor, TensorData},
+};
+use duet_core::config::{Encoder, LossConfig, ModelConfig};
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+
+use crate::{
+    batch::{Candidates, LENGTH_BUCKETS, Windows},
+    device::OpenDevice,
+    embedding::{EmbeddingTable, indices},
+    encoder::{self, AttentionPool, Transformer, TransformerConfig},
+    hashing::{RowMap, Rows},
+    tower::{FeatureSum, Residual, l2_normalise},
+    unique::Unique,
+};
+
+/// What the model must fit: sizes that come from the data, not from the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DataShape {
+    /// Rows of the users table.
+    pub users: usize,
+    /// Rows of the items table.
+    pub items: usize,
+    /// Ids of the users' feature slots; 0 without user features.
+    pub user_vocabulary: usize,
+    /// Dense values of a user.
+    pub user_dense: usize,
+    /// Ids of the items' feature slots; 0 without item features.
+    pub item_vocabulary: usize,
+    /// Dense values of an item.
+    pub item_dense: usize,
+}
+
+/// The dense parameters: everything AdamW trains.
+#[derive(Module, Debug)]
+pub struct Towers {
+    /// What is known of a user before anything else, `[1, dim]`.
+    start: Param<Tensor<2>>,
+    /// `[LENGTH_BUCKETS, dim]`
+    length: Option<Param<Tensor<2>>>,
+    attention: Option<AttentionPool>,
+    transformer: Option<Transformer>,
+    user_features: FeatureSum,
+    item_features: FeatureSum,
+    user_residual: Option<Residual>,
+    item_residual: Option<Residual>,
+    /// Logarithm of the scale (inverse temperature), `[1]`; only with normalisation.
+    log_scale: Option<Param<Tensor<1>>>,
+    dropout: Dropout,
+}
+
+/// The embedding tables, by name. Everything the sparse optimiser trains.
+#[derive(Debug)]
+pub struct Tables {
+    /// `[items, dim]`: items as candidates, and as history when the table is shared.
+    pub items: Option<EmbeddingTable>,
+    /// `[items, 1]`: learned popularity.
+    pub bias: Option<EmbeddingTable>,
+    /// `[items, dim]`: items as history; absent when the table is shared.
+    pub history: Option<EmbeddingTable>,
+    /// `[user_vocabulary, dim]`
+    pub user_features: Option<EmbeddingTable>,
+    /// `[item_vocabulary, dim]`
+    pub item_features: Option<EmbeddingTable>,
+    /// `[users, dim]`
+    pub users: Option<EmbeddingTable>,
+}
+
+impl Tables {
+    /// Every table with its name in checkpoints.
+    pub fn named(&self) -> Vec<(&'static str, &EmbeddingTable)> {
+        let all = [
+            ("items", &self.items),
+            ("bias", &self.bias),
+            ("history", &self.history),
+            ("user_features", &self.user_features),
+            ("item_features", &self.item_features),
+            ("users", &self.users),
+        ];
+        all.into_iter().filter_map(|(name, table)| Some((name, table.as_ref()?))).collect()
+    }
+
+    /// The tables to be changed, with their names.
+    pub fn named_mut(&mut self) -> Vec<(&'static str, &mut EmbeddingTable)> {
+        let all = [
+            ("items", &mut self.items),
+            ("bias", &mut self.bias),
+            ("history", &mut self.history),
+            ("user_features", &mut self.user_features),
+            ("item_features", &mut self.item_features),
+            ("users", &mut self.users),
+        ];
+        all.into_iter().filter_map(|(name, table)| Some((name, table.as_mut()?))).collect()
+    }
+
+    /// Bytes of all tables with their optimiser state.
+    pub fn bytes(&self) -> usize {
+        self.named().iter().map(|(_, table)| table.bytes()).sum()
+    }
+}
+
+/// The whole model.
+#[derive(Debug)]
+pub struct TwoTower {
+    /// How it is built.
+    pub config: ModelConfig,
+    /// What it was built for.
+    pub shape: DataShape,
+    /// Where it lives.
+    pub device: OpenDevice,
+    /// Dense parameters, on the autodiff side of the device.
+    pub towers: Towers,
+    /// Sparse parameters.
+    pub tables: Tables,
+}
+
+/// Rows taken out of the tables for some windows or candidates, still to be combined.
+#[derive(Debug, Default)]
+pub(crate) struct Gathered {
+    /// Which rows of which table, in the order of `leaves`.
+    pub(crate) rows: Vec<(&'static str, Rows)>,
+    /// `[rows, dim]` each.
+    pub(crate) leaves: Vec<Tensor<2>>,
+}
+
+impl Gathered {
+    fn position(&self, table: &str) -> Option<usize> {
+        self.rows.iter().position(|(name, _)| *name == table)
+    }
+
+    /// One vector for each entry that was asked for, or nothing if the model has no such table.
+    fn vectors(&self, table: &str, device: &Device) -> Option<Tensor<2>> {
+        let at = self.position(table)?;
+        Some(self.rows[at].1.combine(self.leaves[at].clone(), device))
+    }
+}
+
+impl TwoTower {
+    /// A freshly initialised model. The same seed gives the same parameters on every device.
+    pub fn new(config: &ModelConfig, loss: &LossConfig, shape: DataShape, device: &OpenDevice, seed: u64) -> Self {
+        let autodiff = device.device.clone().autodiff();
+        let towers = Towers::new(config, loss, &shape, &autodiff).map(&mut SeededInit::new(seed));
+        let table = |rows: usize, dim: usize, deviation: f64, salt: u64| {
+            let seed = seed.wrapping_mul(31).wrapping_add(salt);
+            EmbeddingTable::random(rows, dim, deviation as f32, seed, &device.device, device.is_host())
+        };
+        let rows = row_map(config).table_rows(shape.items);
+        let deviation = config.init_deviation;
+        let tables = Tables {
+            items: config.item_id.then(|| table(rows, config.dim, deviation, 1)),
+            bias: config.bias.then(|| table(shape.items, 1, 0.0, 2)),
+            history: (!config.shared_table || !config.item_id).then(|| table(rows, config.dim, deviation, 3)),
+            user_features: (shape.user_vocabulary > 0).then(|| table(shape.user_vocabulary, config.dim, 0.02, 4)),
+            item_features: (shape.item_vocabulary > 0).then(|| table(shape.item_vocabulary, config.dim, 0.02, 5)),
+            users: config.user_id.then(|| table(shape.users, config.dim, deviation, 6)),
+        };
+        Self { config: config.clone(), shape, device: device.clone(), towers, tables }
+    }
+
+    /// Length of the vectors the towers give.
+    pub fn vector_width(&self) -> usize {
+        self.config.dim + usize::from(self.config.bias)
+    }
+
+    /// Whether items as history and as candidates share a table.
+    pub fn is_shared(&self) -> bool {
+        self.tables.history.is_none()
+    }
+
+    /// How items find their rows in the item tables.
+    pub fn row_map(&self) -> RowMap {
+        row_map(&self.config)
+    }
+
+    /// Bytes of the dense parameters.
+    pub fn tower_bytes(&self) -> usize {
+        self.towers.num_params() * size_of::<f32>()
+    }
+
+    /// Takes the rows out that `windows` and `candidates` need. With a shared table the candidates, which `windows.history` begins
+    /// with, are taken out once.
+    pub(crate) fn gather(&self, windows: Option<&Windows>, candidates: Option<&Candidates>, unique: &mut Unique) -> Gathered {
+        let mut gathered = Gathered::default();
+        let map = self.row_map();
+        let mut take = |name: &'static str, table: &Option<EmbeddingTable>, rows: Rows| {
+            if let Some(table) = table {
+                gathered.leaves.push(table.gather(&rows.rows, &self.device.device));
+                gathered.rows.push((name, rows));
+            }
+        };
+        if let Some(windows) = windows {
+            let name = if self.is_shared() { "items" } else { "history" };
+            let table = if self.is_shared() { &self.tables.items } else { &self.tables.history };
+            take(name, table, map.rows(&windows.history, unique));
+            take("user_features", &self.tables.user_features, Rows::plain(&windows.users.unique));
+            take("users", &self.tables.users, Rows::plain(&windows.user_rows));
+        }
+        if let Some(candidates) = candidates {
+            if windows.is_none() || !self.is_shared() {
+                take("items", &self.tables.items, map.rows(&candidates.items, unique));
+            }
+            take("bias", &self.tables.bias, Rows::plain(&candidates.items));
+            take("item_features", &self.tables.item_features, Rows::plain(&candidates.features.unique));
+        }
+        gathered
+    }
+
+    /// The user vector of every used row of the windows.
+    ///
+    /// # Shapes
+    /// Returns `[rows, vector_width]`, with autodiff if `towers` and the gathered leaves have it.
+    pub(crate) fn user_vectors(&self, towers: &Towers, gathered: &Gathered, windows: &Windows) -> Tensor<2> {
+        let device = towers.start.val().device();
+        let dim = self.config.dim;
+        let known = towers.known(gathered, windows, &device); // [windows, dim]
+        let name = if self.is_shared() { "items" } else { "history" };
+        let rows = windows.rows.len();
+        let row_windows = indices(&windows.row_windows, &device);
+        let mut user = known.clone().select(0, row_windows); // [rows, dim]
+        if let Some(items) = gathered.vectors(name, &device) {
+            let padded = Tensor::cat(vec![items, Tensor::zeros([1, dim], &device)], 0);
+            let shape = [windows.count, windows.slots, dim];
+            let tokens = padded.select(0, indices(&windows.tokens, &device)).reshape(shape);
+            if let Some(transformer) = &towers.transformer {
+                user = user + transformer.forward(tokens.clone(), known, windows);
+            }
+            if towers.transformer.is_none() || self.config.add_mean {
+                user = user + encoder::pool(tokens, windows, towers.attention.as_ref());
+            }
+        }
+        if let Some(length) = &towers.length {
+            user = user + length.val().select(0, indices(&windows.row_lengths, &device));
+        }
+        if let Some(residual) = &towers.user_residual {
+            user = user.clone() + residual.forward(user);
+        }
+        user = towers.dropout.forward(user);
+        if let Some(log_scale) = &towers.log_scale {
+            user = l2_normalise(user) * log_scale.val().exp().reshape([1, 1]);
+        }
+        if self.config.bias {
+            user = Tensor::cat(vec![user, Tensor::ones([rows, 1], &device)], 1);
+        }
+        user
+    }
+
+    /// The item vector of every candidate.
+    ///
+    /// # Shapes
+    /// Returns `[candidates, vector_width]`.
+    pub(crate) fn item_vectors(&self, towers: &Towers, gathered: &Gathered, candidates: &Candidates) -> Tensor<2> {
+        let device = towers.start.val().device();
+        let (count, dim) = (candidates.items.len(), self.config.dim);
+        let mut item = gathered
+            .vectors("items", &device)
+            .map_or_else(|| Tensor::zeros([count, dim], &device), |items| items.slice([0..count, 0..dim]));
+        if candidates.keep_id.contains(&false) {
+            let keep: Vec<f32> = candidates.keep_id.iter().map(|&keep| f32::from(u8::from(keep))).collect();
+            item = item * Tensor::<2>::from_data(TensorData::new(keep, [count, 1]), &device);
+        }
+        let embeddings = gathered.vectors("item_features", &device);
+        if let Some(features) = towers.item_features.forward(embeddings, &candidates.features, &device) {
+            item = item + features;
+        }
+        if let Some(residual) = &towers.item_residual {
+            item = item.clone() + residual.forward(item);
+        }
+        if towers.log_scale.is_some() {
+            item = l2_normalise(item);
+        }
+        if let Some(bias) = gathered.vectors("bias", &device) {
+            item = Tensor::cat(vec![item, bias], 1);
+        }
+        item
+    }
+}
+
+fn row_map(config: &ModelConfig) -> RowMap {
+    match config.hash_buckets {
+        0 => RowMap::Identity,
+        buckets => RowMap::Hashed { buckets: buckets as u32, hashes: config.hashes as u32 },
+    }
+}
+
+impl Towers {
+    fn new(config: &ModelConfig, loss: &LossConfig, shape: &DataShape, device: &Device) -> Self {
+        let dim = config.dim;
+        let residual = || (config.hidden > 0).then(|| Residual::new(dim, config.hidden, dim, config.dropout, device));
+        let transformer = TransformerConfig {
+            dim,
+            layers: config.layers,
+            heads: config.heads,
+            hidden: config.feed_forward,
+            dropout: config.dropout,
+        };
+        Self {
+            start: Param::from_tensor(Tensor::zeros([1, dim], device)),
+            length: config.history_length.then(|| Param::from_tensor(Tensor::zeros([LENGTH_BUCKETS, dim], device))),
+            attention: (config.encoder == Encoder::Attention).then(|| AttentionPool::new(dim, device)),
+            transformer: (config.encoder == Encoder::Transformer).then(|| transformer.init(device)),
+            user_features: FeatureSum::new(shape.user_dense, dim, device),
+            item_features: FeatureSum::new(shape.item_dense, dim, device),
+            user_residual: residual(),
+            item_residual: residual(),
+            log_scale: config.normalise.then(|| {
+                let value = (1.0 / loss.temperature).ln() as f32;
+                let param = Param::from_tensor(Tensor::from_data(TensorData::new(vec![value], [1]), device));
+                param.set_require_grad(loss.learn_temperature)
+            }),
+            dropout: DropoutConfig::new(config.dropout).init(),
+        }
+    }
+
+    /// What is known of each window's user before the first item: `[windows, dim]`.
+    fn known(&self, gathered: &Gathered, windows: &Windows, device: &Device) -> Tensor<2> {
+        let mut known = self.start.val().repeat_dim(0, windows.count);
+        let embeddings = gathered.vectors("user_features", device);
+        if let Some(features) = self.user_features.forward(embeddings, &windows.users, device) {
+            known = known + features;
+        }
+        if let Some(users) = gathered.vectors("users", device) {
+            known = known + users;
+        }
+        known
+    }
+
+    /// Keeps the learned temperature within its bounds.
+    #[must_use]
+    pub fn clamp_temperature(mut self, bounds: [f64; 2]) -> Self {
+        let [coldest, hottest] = bounds;
+        self.log_scale = self
+            .log_scale
+            .map(|scale| scale.map(|scale| scale.clamp(-hottest.ln(), -coldest.ln()).detach().require_grad()));
+        self
+    }
+
+    /// The temperature, if there is one. Reads from the device.
+    pub fn temperature(&self) -> Option<f32> {
+        let scale = self.log_scale.as_ref()?.val().inner().into_scalar::<f32>();
+        Some((-scale).exp())
+    }
+}
+
+/// Initial values of the towers drawn on the host, so that every device starts from the same ones: linear weights uniform in
+/// `+-1/sqrt(inputs)`, the output layers of residual branches and everything one-dimensional as their modules made them.
+struct SeededInit {
+    rng: Pcg64Mcg,
+    path: Vec<String>,
+}
+
+impl SeededInit {
+    fn new(seed: u64) -> Self {
+        Self { rng: Pcg64Mcg::seed_from_u64(seed ^ 0x746f_7765_7273), path: Vec::new() }
+    }
+}
+
+/// Layers that end a residual branch: they start at zero, so that the branch starts as the identity.
+const BRANCH_ENDS: [&str; 4] = ["outer", "attention_out", "feed_out", "score"];
+
+impl ModuleMapper for SeededInit {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let name = self.path.last().map_or("", String::as_str);
+        let is_branch_end = self.path.iter().any(|module| BRANCH_ENDS.contains(&module.as_str()));
+        if name == "bias" || (name == "weight" && is_branch_end) {
+            return param.map(|tensor| tensor.zeros_like().detach().require_grad());
+        }
+        if name != "weight" || D != 2 {
+            return param;
+        }
+        let rng = &mut self.rng;
+        param.map(|tensor| {
+            let shape = tensor.shape();
+            let bound = (shape[0] as f32).sqrt().recip();
+            let values: Vec<f32> = (0..shape.num_elements()).map(|_| rng.random_range(-bound..bound)).collect();
+            Tensor::from_data(TensorData::new(values, shape), &tensor.device()).require_grad()
+        })
+    }
+}

@@ -1,0 +1,164 @@
+//! One training step: gather, forward, loss, backward, update.
+
+use std::time::{Duration, Instant};
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    optim::{AdamWConfig, GradientsParams, ModuleOptimizer, lr_scheduler::module_lr_scheduler::ModuleLearningRate},
+    tensor::Tensor,
+};
+use duet_core::{Result, config::Config};
+
+use crate::{
+    batch::Batch,
+    
+    loss::sampled_softmax,
+    model::{Gathered, Towers, TwoTower},
+    unique::Unique,
+};
+
+/// A model with its optimisers: what a checkpoint holds.
+pub struct Learner {
+    /// The model being trained.
+    pub model: TwoTower,
+    /// AdamW's state of the towers.
+    pub optimiser: ModuleOptimizer,
+    clip_norm: f64,
+    temperature_bounds: [f64; 2],
+    unique: Unique,
+}
+
+/// Seconds spent in the parts of a step. On a GPU the parts overlap with the host and only their sum means much.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StepTimes {
+    /// Gather and both towers.
+    pub forward: Duration,
+    /// Loss and gradients.
+    pub backward: Duration,
+    /// Towers' and tables' updates.
+    pub update: Duration,
+}
+
+/// What a step gives back.
+#[derive(Debug)]
+pub struct StepOutput {
+    /// `[1]`, on the device: reading it waits for the step.
+    pub loss: Tensor<1>,
+    /// Where the time went.
+    pub times: StepTimes,
+}
+
+/// The optimiser of the towers.
+pub fn tower_optimiser(config: &Config) -> ModuleOptimizer {
+    AdamWConfig::new()
+        .with_beta_2(0.98)
+        .with_epsilon(1e-8)
+        .with_weight_decay(config.train.weight_decay as f32)
+        .init()
+}
+
+impl Learner {
+    /// Starts training `model`.
+    pub fn new(model: TwoTower, config: &Config) -> Self {
+        let rows = model.row_map().table_rows(model.shape.items);
+        Self {
+            optimiser: tower_optimiser(config),
+            clip_norm: config.train.clip_norm,
+            temperature_bounds: config.loss.temperature_bounds,
+            unique: Unique::new(rows),
+            model,
+        }
+    }
+
+    /// One step on `batch` with the given learning rates; `seed` fixes the dropout of this step.
+    ///
+    /// # Errors
+    /// [`duet_core::Error::Internal`] if the device can't be read.
+    pub fn step(&mut self, batch: &Batch, tower_rate: f64, table_rate: f32, seed: u64) -> Result<StepOutput> {
+        let started = Instant::now();
+        let model = &self.model;
+        model.device.device.seed(seed);
+        let mut gathered = model.gather(Some(&batch.windows), Some(&batch.candidates), &mut self.unique);
+        for leaf in &mut gathered.leaves {
+            leaf.inplace(|leaf| Tensor::from_inner(leaf).require_grad());
+        }
+        let users = model.user_vectors(&model.towers, &gathered, &batch.windows);
+        let items = model.item_vectors(&model.towers, &gathered, &batch.candidates);
+        let forward = started.elapsed();
+
+        let started = Instant::now();
+        let loss =
+            sampled_softmax(&users.clone().inner(), &items.clone().inner(), &batch.targets, model.device.is_host())?;
+        // A scalar whose gradient with respect to both vectors is the one computed above.
+        let surrogate =
+            (users * Tensor::from_inner(loss.users)).sum() + (items * Tensor::from_inner(loss.items)).sum();
+        let mut gradients = surrogate.backward();
+        let leaves: Vec<Option<Tensor<2>>> =
+            gathered.leaves.iter().map(|leaf| leaf.grad_remove(&mut gradients)).collect();
+        let towers = GradientsParams::from_grads(gradients, &model.towers);
+        let backward = started.elapsed();
+
+        let started = Instant::now();
+        self.update_tables(&gathered, leaves, table_rate);
+        let towers = clip(towers, &self.model.towers, self.clip_norm);
+        // The module is moved through the optimiser; a clone of it shares every tensor.
+        let updated = self.optimiser.step(ModuleLearningRate::from(tower_rate), self.model.towers.clone(), towers);
+        self.model.towers = updated.clamp_temperature(self.temperature_bounds);
+        Ok(StepOutput { loss: loss.loss, times: StepTimes { forward, backward, update: started.elapsed() } })
+    }
+
+    fn update_tables(&mut self, gathered: &Gathered, mut leaves: Vec<Option<Tensor<2>>>, rate: f32) {
+        for (name, table) in self.model.tables.named_mut() {
+            let Some(at) = gathered.rows.iter().position(|(gathered, _)| *gathered == name) else { continue };
+            // No gradient: nothing of this table reached the loss (all ids dropped, say).
+            if let Some(gradient) = leaves[at].take() {
+                table.update(&gathered.rows[at].1.rows, gradient, rate);
+            }
+        }
+    }
+}
+
+/// Scales all gradients by `min(1, max_norm / norm)` (Pascanu et al., 2013), without reading the norm back.
+fn clip(gradients: GradientsParams, towers: &Towers, max_norm: f64) -> GradientsParams {
+    if max_norm == 0.0 {
+        return gradients;
+    }
+    let mut squares = SumOfSquares { gradients: &gradients, total: None };
+    towers.visit(&mut squares);
+    let Some(total) = squares.total else { return gradients };
+    let factor = total.sqrt().add_scalar(1e-6).recip().mul_scalar(max_norm).clamp_max(1.0); // [1]
+    let mut scale = Scale { gradients, factor };
+    towers.visit(&mut scale);
+    scale.gradients
+}
+
+struct SumOfSquares<'a> {
+    gradients: &'a GradientsParams,
+    total: Option<Tensor<1>>,
+}
+
+impl ModuleVisitor for SumOfSquares<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.gradients.get::<D>(param.id) {
+            let square = gradient.square().sum();
+            self.total = Some(match self.total.take() {
+                Some(total) => total + square,
+                None => square,
+            });
+        }
+    }
+}
+
+struct Scale {
+    gradients: GradientsParams,
+    factor: Tensor<1>,
+}
+
+impl ModuleVisitor for Scale {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.gradients.remove::<D>(param.id) {
+            let factor = self.factor.clone().reshape([1; D]);
+            self.gradients.register(param.id, gradient * factor);
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! From vectors and histories to evaluated top-K lists: exact and approximate search, filters, baselines, metrics.
+//!
+//! * [`recommender`]: the contract ([`Recommender`], [`Query`], [`Scored`]) that models, indexes and baselines share.
+//! * [`search`]: top-K by dot product: exact int8 scan with a proven bound, and an IVF index above some 200,000 items.
+//! * [`vectors`]: the vectors file (Parquet). [`filter`]: which items are allowed. [`topk`]: the selector.
+//! * [`baselines`]: random, popularity, trending, ItemKNN, oracle.
+//! * [`evaluation`], [`metrics`], [`bootstrap`]: full-catalogue ranking quality with user-level intervals.
+//!
+//! No model and no training lives here: vectors come in, lists go out.
+
+pub mod baselines;
+pub mod bootstrap;
+pub mod evaluation;
+pub mod filter;
+pub mod metrics;
+pub mod recommender;
+pub mod search;
+mod staged;
+pub mod topk;
+pub mod two_tower;
+pub mod vectors;
+
+pub use evaluation::{Evaluation, EvaluationCase, EvaluationOptions, evaluate};
+pub use filter::ItemFilter;
+pub use recommender::{Query, Recommender, Scored};
+pub use two_tower::VectorRecommender;
+pub use vectors::{Vectors, read_vectors, write_vectors};

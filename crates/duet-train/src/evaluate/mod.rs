@@ -1,0 +1,173 @@
+//! Evaluation of a run: its two-tower beside the baselines, on the held-out part of its dataset.
+//!
+//! Everything ranks the whole catalogue under one protocol ([`duet_retrieval::evaluation`]): the same users, the same
+//! excluded items, the same bootstrap resamples, so that differences can be taken in pairs.
+//!
+//! * [`test_cases`]: held-out events to test users. [`Baseline`]: what the model has to beat.
+//! * [`ServedTwoTower`]: the model as it serves, the fallback for people it knows nothing about included.
+//! * [`Report`]: everything measured, as JSON, Parquet (per user), Markdown and one HTML page.
+
+mod baseline;
+mod case;
+mod html;
+mod report;
+mod served;
+mod table;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use duet_core::{Error, Result, UserIdx, config::Config};
+use duet_data::dataset::{Dataset, Timeline};
+use duet_model::device::DeviceChoice;
+use duet_retrieval::{
+    Evaluation, EvaluationOptions, Recommender, VectorRecommender,
+    baselines::{Interactions, Popularity, Trending},
+    evaluation::{self, CatalogueInfo},
+    search::{ExactIndex, VectorSearch},
+};
+
+pub use self::{
+    baseline::Baseline,
+    case::test_cases,
+    report::{DatasetFacts, Difference, MAGIC, ModelFacts, Protocol, REPORT_FILES, Report, SegmentKind, VERSION},
+    served::ServedTwoTower,
+    table::Table,
+};
+use crate::{retriever::Retriever, run::Run};
+
+/// The name under which the evaluated run stands in every table.
+pub const TWO_TOWER: &str = "two_tower";
+
+/// What to evaluate, against what, and how.
+#[derive(Debug, Clone)]
+pub struct EvaluateOptions {
+    /// The run.
+    pub run: PathBuf,
+    /// Further runs on the same dataset with the names they get in the tables, e.g. ablations.
+    pub also: Vec<(String, PathBuf)>,
+    /// Where the dataset lies, if not where it was at training.
+    pub dataset: Option<PathBuf>,
+    /// Where the towers run.
+    pub device: DeviceChoice,
+    /// Baselines to put beside; `None` takes all that the dataset allows.
+    pub baselines: Option<Vec<Baseline>>,
+    /// Rank, and count as truth, what the user had in training too.
+    pub keep_seen: bool,
+    /// Cut-offs, resamples, seed.
+    pub options: EvaluationOptions,
+}
+
+impl EvaluateOptions {
+    /// The run against all baselines.
+    pub fn new(run: impl Into<PathBuf>) -> Self {
+        Self {
+            run: run.into(),
+            also: Vec::new(),
+            dataset: None,
+            device: DeviceChoice::default(),
+            baselines: None,
+            keep_seen: false,
+            options: EvaluationOptions::default(),
+        }
+    }
+}
+
+/// Evaluates a run and the baselines. Nothing is written: see [`Report::write`].
+///
+/// # Errors
+/// [`Error::Input`] for a dataset without a held-out part, for a baseline the dataset does not allow, and for a run
+/// trained on another dataset; the errors of reading run and dataset.
+pub fn evaluate(options: &EvaluateOptions) -> Result<Report> {
+    let run = Run::open(&options.run, options.device)?;
+    let dataset = run.dataset(options.dataset.as_deref())?;
+    if dataset.info.counts.test_events == 0 {
+        return Err(Error::input(format!(
+            "{} has no held-out part, so there is nothing to evaluate on; import it again with --split (for instance \
+             --split leave-last-out), train on that, and evaluate",
+            dataset.dir.display()
+        )));
+    }
+    let items = dataset.items()?;
+    let timeline = dataset.timeline()?;
+    let interactions = Interactions::new(&timeline.offsets, &timeline.items, &timeline.timestamps_ms, items.len())?;
+    let popularity = interactions.popularity(i64::MIN);
+    let cases = test_cases(&dataset.test()?, &timeline, &items.ids, options.keep_seen);
+    if cases.is_empty() {
+        return Err(Error::input(format!(
+            "{}: nobody has a held-out {item} that was not in their training part; --keep-seen counts those too",
+            dataset.dir.display(),
+            item = dataset.info.item_kind
+        )));
+    }
+    // Before anything slow: a baseline that can't be built is a mistake in the command.
+    let oracle = dataset.oracle()?;
+    let baselines = match &options.baselines {
+        Some(baselines) => baselines.clone(),
+        None => Baseline::possible(&dataset.info, oracle.is_some()),
+    };
+    for baseline in &baselines {
+        baseline.check(&dataset.info, oracle.is_some())?;
+    }
+
+    let catalogue = CatalogueInfo { n_items: items.len(), popularity: &popularity };
+    let measure = |recommender: &dyn Recommender| -> Result<Evaluation> {
+        let evaluation = evaluation::evaluate(recommender, &cases, catalogue, &options.options)?;
+        tracing::info!(recommender = evaluation.recommender, seconds = evaluation.seconds, "evaluated");
+        Ok(evaluation)
+    };
+    let mut evaluations = Vec::new();
+    let served = served_run(TWO_TOWER, &run.config, &options.run, &dataset, options.device, &timeline, &interactions)?;
+    evaluations.push(measure(&served)?);
+    drop(served);
+    for (name, dir) in &options.also {
+        let other = Run::open(dir, options.device)?;
+        if other.info.dataset_fingerprint != run.info.dataset_fingerprint {
+            return Err(Error::input(format!(
+                "{} was trained on another dataset than {}, so the two can't stand in one table",
+                dir.display(),
+                options.run.display()
+            )));
+        }
+        let served = served_run(name, &other.config, dir, &dataset, options.device, &timeline, &interactions)?;
+        evaluations.push(measure(&served)?);
+    }
+    for baseline in &baselines {
+        let recommender =
+            baseline.build(&interactions, oracle.as_ref(), run.config.fallback.trending_days, options.options.seed)?;
+        evaluations.push(measure(recommender.as_ref())?);
+    }
+    Report::new(
+        DatasetFacts::new(&dataset),
+        ModelFacts { run: options.run.clone(), config: run.config.clone() },
+        Protocol::new(options, &cases, items.len()),
+        evaluations,
+    )
+}
+
+/// A run's model over exact search, with the fallback.
+fn served_run(
+    name: &str,
+    config: &Config,
+    dir: &Path,
+    dataset: &Dataset,
+    device: DeviceChoice,
+    timeline: &Timeline,
+    interactions: &Interactions<'_>,
+) -> Result<ServedTwoTower> {
+    let retriever = Retriever::from_run(dir, Some(&dataset.dir), device)?;
+    let users = retriever.recommender.users().clone();
+    let index = ExactIndex::new(Arc::new(retriever.recommender.search().vectors().clone()))?;
+    let reads_features = config.model.user_features && !dataset.info.schema.users.is_empty();
+    let personal = (0..users.len())
+        .map(UserIdx::from)
+        .map(|user| reads_features || !timeline.range(user).is_empty())
+        .collect();
+    let fallback: Box<dyn Recommender> = match dataset.info.has_time {
+        true => Box::new(Trending::new(interactions, config.fallback.trending_days)?),
+        false => Box::new(Popularity::new(interactions)),
+    };
+    ServedTwoTower::new(VectorRecommender::new(name, users, index)?, personal, fallback)
+}
