@@ -1,1 +1,185 @@
-//! The command line of duet.
+//! The command line of duet: arguments in, library calls, tables and messages out.
+//!
+//! * [`run`] is the binary `duet`; [`run_train`] and [`run_embed`] are `train` and `embed`, the same code as the
+//!   subcommands of those names.
+//! * One file a subcommand: its arguments and what it does with them. Results go to standard output; logs, notes and
+//!   progress to standard error.
+//! * Exit codes: 0; 1 for an error, printed as `error: ...`; 2 for wrong usage; 130 for an interrupted training.
+
+mod completions;
+mod configuration;
+mod demo;
+mod embed;
+mod evaluate;
+mod import;
+mod inspect;
+mod interrupt;
+mod lists;
+mod logging;
+mod man;
+mod prepare;
+mod recommend;
+mod similar;
+mod source;
+mod train;
+mod user_key;
+mod values;
+mod world;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Two-tower recommender engine: from click events to top-K artists, on any GPU or the CPU.
+#[derive(Debug, Parser)]
+#[command(name = "duet", version, max_term_width = 110, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    log: logging::LogArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::DemoArgs),
+    World(world::WorldArgs),
+    Import(import::ImportArgs),
+    Prepare(prepare::PrepareArgs),
+    Train(train::TrainArgs),
+    Evaluate(evaluate::EvaluateArgs),
+    Embed(embed::EmbedArgs),
+    Recommend(recommend::RecommendArgs),
+    Similar(similar::SimilarArgs),
+    Inspect(inspect::InspectArgs),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
+}
+
+/// `train` as a binary of its own.
+#[derive(Debug, Parser)]
+#[command(name = "train", version, max_term_width = 110, about = "Train a two-tower model on a dataset")]
+struct TrainCli {
+    #[command(flatten)]
+    log: logging::LogArgs,
+    #[command(flatten)]
+    train: train::TrainArgs,
+}
+
+/// `embed` as a binary of its own.
+#[derive(Debug, Parser)]
+#[command(name = "embed", version, max_term_width = 110, about = "Turn a run into a bundle that can be served")]
+struct EmbedCli {
+    #[command(flatten)]
+    log: logging::LogArgs,
+    #[command(flatten)]
+    embed: embed::EmbedArgs,
+}
+
+/// How a command ended, errors apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    /// Stopped by the user, with everything so far kept.
+    Interrupted,
+}
+
+/// What a shell reports for a process ended by Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+/// The binary `duet`; `arguments` start with the program's name.
+pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
+    parsed(arguments, |cli: Cli, out| {
+        let base = match cli.command {
+            Command::Train(_) => logging::EVERY_EPOCH,
+            _ => logging::WARNINGS,
+        };
+        cli.log.init(base);
+        match &cli.command {
+            Command::Demo(args) => demo::run(args, out),
+            Command::World(args) => world::run(args, out),
+            Command::Import(args) => import::run(args, out),
+            Command::Prepare(args) => prepare::run(args, out),
+            Command::Train(args) => train::run(args, out),
+            Command::Evaluate(args) => evaluate::run(args, out),
+            Command::Embed(args) => embed::run(args, out),
+            Command::Recommend(args) => recommend::run(args, out),
+            Command::Similar(args) => similar::run(args, out),
+            Command::Inspect(args) => inspect::run(args, out),
+            Command::Completions(args) => completions::run(args, &mut Cli::command(), out),
+            Command::Man(args) => man::run(args, Cli::command(), out),
+        }
+    })
+}
+
+/// The binary `train`.
+pub fn run_train(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
+    parsed(arguments, |cli: TrainCli, out| {
+        cli.log.init(logging::EVERY_EPOCH);
+        train::run(&cli.train, out)
+    })
+}
+
+/// The binary `embed`.
+pub fn run_embed(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
+    parsed(arguments, |cli: EmbedCli, out| {
+        cli.log.init(logging::WARNINGS);
+        embed::run(&cli.embed, out)
+    })
+}
+
+fn parsed<P: Parser>(
+    arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    command: impl FnOnce(P, &mut dyn Write) -> anyhow::Result<Outcome>,
+) -> ExitCode {
+    let parsed = match P::try_parse_from(arguments) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            // Help and version are "errors" of code 0. Nobody is left to tell if printing them fails.
+            let _ = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    let mut out = io::stdout().lock();
+    let ended = command(parsed, &mut out).and_then(|outcome| Ok(out.flush().map(|()| outcome)?));
+    match ended {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
+        // `duet recommend ... | head` closes the pipe: that is no error of anybody's.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            match error.downcast_ref::<duet_core::Error>() {
+                Some(duet_core::Error::Interrupted(_)) => ExitCode::from(INTERRUPTED),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+        TrainCli::command().debug_assert();
+        EmbedCli::command().debug_assert();
+    }
+
+    #[test]
+    fn exit_codes() {
+        assert_eq!(run(["duet", "--version"]), ExitCode::SUCCESS);
+        assert_eq!(run(["duet", "recommend"]), ExitCode::from(2));
+        assert_eq!(run(["duet", "inspect", "no/such/place"]), ExitCode::from(1));
+    }
+}

@@ -1,1 +1,5 @@
-fn main() {}
+//! The whole command line.
+
+fn main() -> std::process::ExitCode {
+    duet::run(std::env::args_os())
+}

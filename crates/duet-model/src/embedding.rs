@@ -65,22 +65,6 @@ impl EmbeddingTable {
         Self::place(rows, TableState { weights, accumulators: vec![0.0; rows], dim }, device, host)
     }
 
-    /// A table as a checkpoint kept it.
-    ///
-    /// # Errors
-    /// [`Error::Input`] if the state's lengths do not fit together.
-    pub fn from_state(state: TableState, device: &Device, host: bool) -> Result<Self> {
-        let rows = state.accumulators.len();
-        if rows * state.dim != state.weights.len() {
-            return Err(Error::input(format!(
-                "embedding table: {} weights for {rows} rows of {}",
-                state.weights.len(),
-                state.dim
-            )));
-        }
-        Ok(Self::place(rows, state, device, host))
-    }
-
     fn place(rows: usize, state: TableState, device: &Device, host: bool) -> Self {
         let dim = state.dim;
         let storage = if host {
@@ -162,6 +146,25 @@ impl EmbeddingTable {
                 weights.inplace(|w| w.select_assign(0, rows, delta, IndexingUpdateOp::Add));
             }
         }
+    }
+
+    /// Replaces all rows and the optimiser's state.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if there are more or fewer values than `rows * dim`.
+    pub fn set(&mut self, state: TableState, device: &Device) -> Result<()> {
+        if state.dim != self.dim || state.accumulators.len() != self.rows || state.weights.len() != self.rows * self.dim {
+            return Err(Error::input(format!(
+                "embedding table of {} rows of {}, expected {} of {}",
+                state.accumulators.len(),
+                state.dim,
+                self.rows,
+                self.dim
+            )));
+        }
+        let host = matches!(self.storage, Storage::Host { .. });
+        *self = Self::place(self.rows, state, device, host);
+        Ok(())
     }
 
     /// The table and its optimiser state, for a checkpoint.

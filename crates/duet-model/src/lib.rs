@@ -12,6 +12,7 @@
 //!
 //! What is read from disk and what is written there is none of this crate's business.
 
+pub mod adamw;
 pub mod batch;
 pub mod device;
 pub mod embedding;
@@ -21,6 +22,8 @@ pub mod hashing;
 pub mod inference;
 pub mod loss;
 pub mod model;
+pub mod state;
 pub mod step;
+pub mod tensor_file;
 pub mod tower;
 pub mod unique;

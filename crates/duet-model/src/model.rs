@@ -54,6 +54,8 @@ pub struct Towers {
     item_residual: Option<Residual>,
     /// Logarithm of the scale (inverse temperature), `[1]`; only with normalisation.
     log_scale: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    learn_scale: bool,
     dropout: Dropout,
 }
 
@@ -70,7 +72,7 @@ pub struct Tables {
     pub user_features: Option<EmbeddingTable>,
     /// `[item_vocabulary, dim]`
     pub item_features: Option<EmbeddingTable>,
-    /// `[users, dim]`
+    /// `[users + 1, dim]`; the last row stands for everyone without training events.
     pub users: Option<EmbeddingTable>,
 }
 
@@ -160,7 +162,7 @@ impl TwoTower {
             history: (!config.shared_table || !config.item_id).then(|| table(rows, config.dim, deviation, 3)),
             user_features: (shape.user_vocabulary > 0).then(|| table(shape.user_vocabulary, config.dim, 0.02, 4)),
             item_features: (shape.item_vocabulary > 0).then(|| table(shape.item_vocabulary, config.dim, 0.02, 5)),
-            users: config.user_id.then(|| table(shape.users, config.dim, deviation, 6)),
+            users: config.user_id.then(|| table(shape.users + 1, config.dim, deviation, 6)),
         };
         Self { config: config.clone(), shape, device: device.clone(), towers, tables }
     }
@@ -244,7 +246,8 @@ impl TwoTower {
         }
         user = towers.dropout.forward(user);
         if let Some(log_scale) = &towers.log_scale {
-            user = l2_normalise(user) * log_scale.val().exp().reshape([1, 1]);
+            let log_scale = if towers.learn_scale { log_scale.val() } else { log_scale.val().detach() };
+            user = l2_normalise(user) * log_scale.exp().reshape([1, 1]);
         }
         if self.config.bias {
             user = Tensor::cat(vec![user, Tensor::ones([rows, 1], &device)], 1);
@@ -312,9 +315,9 @@ impl Towers {
             item_residual: residual(),
             log_scale: config.normalise.then(|| {
                 let value = (1.0 / loss.temperature).ln() as f32;
-                let param = Param::from_tensor(Tensor::from_data(TensorData::new(vec![value], [1]), device));
-                param.set_require_grad(loss.learn_temperature)
+                Param::from_tensor(Tensor::from_data(TensorData::new(vec![value], [1]), device))
             }),
+            learn_scale: loss.learn_temperature,
             dropout: DropoutConfig::new(config.dropout).init(),
         }
     }
@@ -338,7 +341,7 @@ impl Towers {
         let [coldest, hottest] = bounds;
         self.log_scale = self
             .log_scale
-            .map(|scale| scale.map(|scale| scale.clamp(-hottest.ln(), -coldest.ln()).detach().require_grad()));
+            .map(|scale| scale.map(|scale| Tensor::from_inner(scale.inner().clamp(-hottest.ln(), -coldest.ln())).require_grad()));
         self
     }
 

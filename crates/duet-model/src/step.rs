@@ -1,28 +1,34 @@
 //! One training step: gather, forward, loss, backward, update.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    optim::{AdamWConfig, GradientsParams, ModuleOptimizer, lr_scheduler::module_lr_scheduler::ModuleLearningRate},
+    optim::GradientsParams,
     tensor::Tensor,
 };
 use duet_core::{Result, config::Config};
 
 use crate::{
+    adamw::AdamW,
     batch::Batch,
     
     loss::sampled_softmax,
     model::{Gathered, Towers, TwoTower},
+    tensor_file::NamedTensor,
     unique::Unique,
 };
 
 /// A model with its optimisers: what a checkpoint holds.
+#[derive(Debug)]
 pub struct Learner {
     /// The model being trained.
     pub model: TwoTower,
-    /// AdamW's state of the towers.
-    pub optimiser: ModuleOptimizer,
+    /// The towers' optimiser.
+    pub optimiser: AdamW,
     clip_norm: f64,
     temperature_bounds: [f64; 2],
     unique: Unique,
@@ -48,21 +54,12 @@ pub struct StepOutput {
     pub times: StepTimes,
 }
 
-/// The optimiser of the towers.
-pub fn tower_optimiser(config: &Config) -> ModuleOptimizer {
-    AdamWConfig::new()
-        .with_beta_2(0.98)
-        .with_epsilon(1e-8)
-        .with_weight_decay(config.train.weight_decay as f32)
-        .init()
-}
-
 impl Learner {
     /// Starts training `model`.
     pub fn new(model: TwoTower, config: &Config) -> Self {
         let rows = model.row_map().table_rows(model.shape.items);
         Self {
-            optimiser: tower_optimiser(config),
+            optimiser: AdamW::new(config.train.weight_decay),
             clip_norm: config.train.clip_norm,
             temperature_bounds: config.loss.temperature_bounds,
             unique: Unique::new(rows),
@@ -102,9 +99,29 @@ impl Learner {
         self.update_tables(&gathered, leaves, table_rate);
         let towers = clip(towers, &self.model.towers, self.clip_norm);
         // The module is moved through the optimiser; a clone of it shares every tensor.
-        let updated = self.optimiser.step(ModuleLearningRate::from(tower_rate), self.model.towers.clone(), towers);
+        let updated = self.optimiser.step(self.model.towers.clone(), towers, tower_rate);
         self.model.towers = updated.clamp_temperature(self.temperature_bounds);
         Ok(StepOutput { loss: loss.loss, times: StepTimes { forward, backward, update: started.elapsed() } })
+    }
+
+    /// Everything a checkpoint needs to go on as if never stopped: optimiser steps, and all arrays.
+    ///
+    /// # Errors
+    /// [`duet_core::Error::Internal`] if the device can't be read.
+    pub fn state(&self) -> Result<(i32, Vec<NamedTensor>)> {
+        let (steps, moments) = self.optimiser.state()?;
+        let mut tensors = self.model.state(true)?;
+        tensors.extend(moments);
+        Ok((steps, tensors))
+    }
+
+    /// Takes a saved state back.
+    ///
+    /// # Errors
+    /// [`duet_core::Error::Input`] naming the array that is missing or of another shape.
+    pub fn restore(&mut self, steps: i32, tensors: &BTreeMap<String, NamedTensor>) -> Result<()> {
+        self.model.restore(tensors)?;
+        self.optimiser.restore(steps, tensors, &self.model.device.device)
     }
 
     fn update_tables(&mut self, gathered: &Gathered, mut leaves: Vec<Option<Tensor<2>>>, rate: f32) {

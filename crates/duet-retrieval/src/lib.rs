@@ -7,6 +7,20 @@
 //! * [`evaluation`], [`metrics`], [`bootstrap`]: full-catalogue ranking quality with user-level intervals.
 //!
 //! No model and no training lives here: vectors come in, lists go out.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use duet_core::{ItemIdx, UserIdx};
+//! use duet_retrieval::{Query, Recommender, VectorRecommender, Vectors, search::{Index, IvfOptions}};
+//!
+//! let items = Arc::new(Vectors::new(2, vec![1.0, 0.0, 0.6, 0.8, 0.0, 1.0])?);
+//! let users = Vectors::new(2, vec![0.0, 1.0])?;
+//! let towers = VectorRecommender::new("two_tower", users, Index::auto(items, &IvfOptions::default())?)?;
+//! let heard = [ItemIdx(2)];
+//! let query = Query { user: Some(UserIdx(0)), history: &heard, k: 1, filter: None, exclude: &heard };
+//! assert_eq!(towers.recommend(&[query])?[0][0].item, ItemIdx(1));
+//! # Ok::<(), duet_core::Error>(())
+//! ```
 
 pub mod baselines;
 pub mod bootstrap;

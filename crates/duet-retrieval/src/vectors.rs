@@ -1,6 +1,6 @@
 //! Dense vectors, in memory and as Parquet.
 //!
-//! A vectors file has two columns, `id` (Utf8) and `vector` (FixedSizeList<Float32>), neither with nulls, one row a
+//! A vectors file has two columns, `id` (Utf8) and `vector` (fixed-size list of Float32), neither with nulls, one row a
 //! vector; pyarrow and polars read it as it is. It is written and read in batches, so a reader of 10 million vectors
 //! holds them once. Ids are unique and every component is finite: what breaks that is an error naming file and row
 //! (counted from 1).
@@ -88,8 +88,7 @@ impl Vectors {
 
 /// The position of the first component that no search can work with.
 pub(crate) fn first_bad(data: &[f32]) -> Option<usize> {
-    // NaN fails the comparison too.
-    data.iter().position(|value| !(value.abs() <= MAX_COMPONENT))
+    data.iter().position(|value| value.is_nan() || value.abs() > MAX_COMPONENT)
 }
 
 fn bad_component(at: usize, value: f32) -> String {

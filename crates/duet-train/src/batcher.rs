@@ -144,7 +144,7 @@ impl<'a> Batcher<'a> {
             prefixes[row.window as usize].push(row.prefix as usize);
         }
         for (draw, prefixes) in drawn.iter().zip(prefixes) {
-            let window = Window { user: draw.span.user, items: &draw.items, weights: &draw.weights, before: draw.before };
+            let window = Window { user: draw.span.user, user_row: draw.span.user, items: &draw.items, weights: &draw.weights, before: draw.before };
             builder.push(&window, prefixes, |item| self.history.index(item));
         }
         let windows = builder.finish(self.history.ids().to_vec(), &self.examples.users, &mut self.features);

@@ -15,8 +15,10 @@ use duet_model::{
 /// One window to be added.
 #[derive(Debug)]
 pub struct Window<'a> {
-    /// Row of the users table (of the encoded features).
+    /// Row of the encoded user features.
     pub user: u32,
+    /// Row of the model's user table, where it has one.
+    pub user_row: u32,
     /// Items, in time order.
     pub items: &'a [ItemIdx],
     /// Weight of each item before decay; 0 drops it.
@@ -25,12 +27,21 @@ pub struct Window<'a> {
     pub before: usize,
 }
 
+#[derive(Debug)]
+struct Drawn {
+    user: u32,
+    user_row: u32,
+    tokens: Vec<u32>,
+    weights: Vec<f32>,
+    before: usize,
+}
+
 /// Collects windows and queries; [`WindowsBuilder::finish`] pads them.
 #[derive(Debug)]
 pub struct WindowsBuilder<'a> {
     config: &'a Config,
-    windows: Vec<(u32, Vec<u32>, Vec<f32>, usize)>,
-    /// (window, prefix, first query row of the window or not)
+    windows: Vec<Drawn>,
+    /// Prefixes asked for, by window.
     queries: Vec<Vec<usize>>,
 }
 
@@ -49,7 +60,13 @@ impl<'a> WindowsBuilder<'a> {
             .zip(window.weights)
             .map(|(item, &weight)| if weight > 0.0 { number(item.0) } else { DROPPED })
             .collect();
-        self.windows.push((window.user, tokens, window.weights.to_vec(), window.before));
+        self.windows.push(Drawn {
+            user: window.user,
+            user_row: window.user_row,
+            tokens,
+            weights: window.weights.to_vec(),
+            before: window.before,
+        });
         self.queries.push(prefixes);
     }
 
@@ -57,7 +74,7 @@ impl<'a> WindowsBuilder<'a> {
     pub fn finish(self, history: Vec<u32>, users: &EncodedTable, unique: &mut Unique) -> Windows {
         let Self { config, windows, queries } = self;
         let count = windows.len();
-        let slots = windows.iter().map(|(_, tokens, ..)| tokens.len()).max().unwrap_or(0).max(1);
+        let slots = windows.iter().map(|window| window.tokens.len()).max().unwrap_or(0).max(1);
         let most_queries = queries.iter().map(Vec::len).max().unwrap_or(0).max(1);
         let padding = history.len() as u32;
         let pools = needs_pool(&config.model);
@@ -69,7 +86,7 @@ impl<'a> WindowsBuilder<'a> {
             pool: if pools { vec![0.0; count * most_queries * slots] } else { Vec::new() },
             ..Windows::default()
         };
-        for (window, ((_, tokens, weights, before), prefixes)) in windows.iter().zip(&queries).enumerate() {
+        for (window, (Drawn { tokens, weights, before, .. }, prefixes)) in windows.iter().zip(&queries).enumerate() {
             for (slot, &token) in tokens.iter().enumerate() {
                 if token != DROPPED {
                     out.tokens[window * slots + slot] = token;
@@ -87,8 +104,8 @@ impl<'a> WindowsBuilder<'a> {
                 }
             }
         }
-        out.users = FeatureRows::collect(users, windows.iter().map(|(user, ..)| *user), unique);
-        out.user_rows = windows.iter().map(|(user, ..)| *user).collect();
+        out.users = FeatureRows::collect(users, windows.iter().map(|window| window.user), unique);
+        out.user_rows = windows.iter().map(|window| window.user_row).collect();
         out.history = history;
         out
     }

@@ -185,3 +185,7 @@ pub struct Dataset {
     /// Fingerprint of the manifest (SHA-256, hex): saved with a run, checked when the run is used.
     pub fingerprint: String,
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests;

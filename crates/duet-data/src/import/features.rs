@@ -73,7 +73,9 @@ pub(crate) fn read(
         if id.is_empty() {
             return Err(bad("no id".into()));
         }
-        if (table.ids.get_or_insert(id) as usize) + 1 != table.ids.len() {
+        // The ids alone, not the table's own `get_or_insert`: every column gets its value below.
+        let rows = table.ids.len();
+        if (table.ids.get_or_insert(id) as usize) < rows {
             return Err(bad(format!("the id {id:?} occurs a second time")));
         }
         if name.is_some() {
@@ -83,7 +85,6 @@ pub(crate) fn read(
             push(&mut column.values, kind, cell)
                 .map_err(|message| bad(format!("column {:?}: {message}", column.name)))?;
         }
-        // `get_or_insert` on the ids alone: every column has just got its value.
         Ok(())
     })?;
     if table.is_empty() {

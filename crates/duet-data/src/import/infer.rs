@@ -101,7 +101,7 @@ impl Statistics {
             // A bar is hardly ever anything else; commas and spaces also stand in titles and names, so they need
             // a small vocabulary, used often, that explains many more distinct cells.
             let clear = match separator {
-                "|" => list.cells > 0 && vocabulary <= list.tokens,
+                "|" => list.cells > 0,
                 _ => list.cells * 10 >= self.filled * 3 && vocabulary <= 500 && vocabulary * 2 <= distinct,
             };
             if clear && vocabulary < DISTINCT_CAP as u64 && (separator == "|" || vocabulary * 3 <= list.tokens) {

@@ -111,7 +111,9 @@ fn quantile_ceil(times: &[i64], quantile: f64) -> Option<i64> {
     let mut times = times.to_vec();
     let (_, &mut low, above) = times.select_nth_unstable(below as usize);
     let high = above.iter().min().copied().unwrap_or(low);
-    Some(low + ((high - low) as f64 * (at - below)).ceil() as i64)
+    // `at` carries a rounding error of some 1e-11 that must not push a whole result up by one; a double of present-day
+    // seconds, which is what pandas compares with, resolves 1e-4 ms.
+    Some(low + ((high - low) as f64 * (at - below) - 1e-4).ceil() as i64)
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): a counter in, 64 well-mixed bits out, so that no event waits for another.

@@ -14,6 +14,9 @@ pub use spec::{FORMS, SplitSpec, TimePoint};
 
 use crate::dataset::Timeline;
 
+/// Users with the items that were cut from their events, in time order; users without any are absent.
+pub type HeldOut = Vec<(UserIdx, Vec<ItemIdx>)>;
+
 /// Cuts a validation part out of training events: what stays, and per user the items that were cut, in time order.
 ///
 /// Every user keeps its row; one whose events are all cut stays with an empty history. Events inside a gap belong to
@@ -21,7 +24,7 @@ use crate::dataset::Timeline;
 ///
 /// # Errors
 /// As [`assign`].
-pub fn validation_split(timeline: &Timeline, spec: &SplitSpec) -> Result<(Timeline, Vec<(UserIdx, Vec<ItemIdx>)>)> {
+pub fn validation_split(timeline: &Timeline, spec: &SplitSpec) -> Result<(Timeline, HeldOut)> {
     let users = timeline.offsets.len().saturating_sub(1);
     let mut user_of = Vec::with_capacity(timeline.items.len());
     for user in 0..users {

@@ -151,5 +151,5 @@ fn duration_ms(text: &str) -> Option<i64> {
         _ => return None,
     };
     let number: f64 = text[..text.len() - unit.len_utf8()].parse().ok()?;
-    (number.is_finite() && number >= 0.0 && number < 1e6).then(|| (number * scale).round() as i64)
+    ((0.0..1e6).contains(&number)).then(|| (number * scale).round() as i64)
 }

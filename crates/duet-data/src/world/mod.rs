@@ -23,5 +23,5 @@ mod listener;
 mod options;
 mod truth;
 
-pub use generate::{MAGIC, VERSION, WorldSummary, generate};
+pub use generate::{MAGIC, Stats, VERSION, WorldSummary, generate};
 pub use options::{Dirt, WorldOptions};

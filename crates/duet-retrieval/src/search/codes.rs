@@ -226,11 +226,11 @@ mod tests {
                 let mut estimates = [0.0; MAX_BLOCKS * BLOCK];
                 let mask = table.scan(kernel, 0, BLOCK, &coded, f32::MIN, &mut estimates);
                 prop_assert_eq!(mask, 0b1111, "items pass, padding does not");
-                for row in 0..4 {
+                for (row, &estimate) in estimates.iter().enumerate().take(4) {
                     let plain = kernel.dot(&query, vectors.row(row));
                     let error = table.error(row, &coded);
-                    prop_assert!(estimates[row] - error <= plain && plain <= estimates[row] + error,
-                        "{} is not within {} of {}", plain, error, estimates[row]);
+                    prop_assert!(estimate - error <= plain && plain <= estimate + error,
+                        "{} is not within {} of {}", plain, error, estimate);
                 }
             }
         }

@@ -11,7 +11,10 @@ use crate::{recommender::Scored, vectors::Vectors};
 pub const EXACT_BELOW: usize = 200_000;
 
 /// Exact or IVF.
+///
+/// Only [`IvfIndex`] has a file of its own: an exact index is made from the vectors file in a pass.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one or two live in a process; a box would only be in the way")]
 pub enum Index {
     /// Int8 scan of everything.
     Exact(ExactIndex),

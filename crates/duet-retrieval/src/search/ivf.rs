@@ -5,17 +5,19 @@
 //! equals exact search. [`IvfIndex::tune`] finds how many lists a recall floor takes on held-out queries.
 //!
 //! Where the scanned lists hold fewer than K allowed items, further lists are scanned until K are found or none is
-//! left. A filter that allows a share f of the items multiplies the lists scanned by 1 / f, because the allowed best
-//! K then reach about that much further; where that comes to a quarter of the lists, all are scanned (at 10 % and
-//! K = 100, a third of the lists gave a recall of .971 at the speed of all of them). A filter that leaves under 2 % is
-//! scored item by item. Both of these are exact.
+//! left. More is done for the recall of filtered queries. The allowed best K of a filter with share f reach about as
+//! far as the best K / f of all. Up to 50 tuning covers that (it looks at 100). Beyond, the lists grow with the
+//! square of that depth, and from a quarter of the lists on all are scanned, which is exact; with growth in
+//! proportion, a third of the items allowed at K = 100 gave a recall of .914. Where the nearest lists hold less than
+//! half of the filter's share, the filter forbids just what lies near the query, and all lists are scanned too. A
+//! filter that leaves under 2 % is scored item by item, exactly.
 //!
 //! Made for vectors of about one length (towers that end in L2 normalisation). It works on others, but centroids
 //! only know directions: tuning then asks for more lists.
 
 use std::sync::Arc;
 
-use duet_core::{Error, Result};
+use duet_core::{Error, ItemIdx, Result};
 use rayon::prelude::*;
 
 use super::{
@@ -27,6 +29,9 @@ use super::{
     tuning::Tuning,
 };
 use crate::{recommender::Scored, topk::unpack, vectors::Vectors};
+
+/// The deepest rank that tuning looks at.
+const TUNED_DEPTH: f64 = 100.0;
 
 /// How to build an [`IvfIndex`].
 #[derive(Debug, Clone, Copy)]
@@ -140,18 +145,15 @@ impl IvfIndex {
         self.tuning.as_ref()
     }
 
-    /// Lists to scan for a request, at `nprobe` for the plain case.
+    /// Lists to scan for a request at least, at `nprobe` for the plain case.
     fn probes(&self, nprobe: usize, request: &SearchRequest<'_>) -> usize {
-        let for_k = nprobe.saturating_mul(request.k.div_ceil(100));
-        let probes = match request.filter {
-            Some(filter) => {
-                let share = filter.count().max(1) as f64 / self.vectors.len() as f64;
-                let probes = (for_k as f64 / share).ceil() as usize;
-                if 4 * probes >= self.lists.len() && share < 1.0 { self.lists.len() } else { probes }
-            }
-            None => for_k,
-        };
-        probes.min(self.lists.len())
+        let allowed = request.filter.map_or(self.vectors.len(), |filter| filter.count().max(1));
+        let depth = request.k as f64 * self.vectors.len() as f64 / allowed as f64;
+        let shallow = if request.filter.is_some() { TUNED_DEPTH / 2.0 } else { TUNED_DEPTH };
+        let growth = (depth / shallow).max(1.0).powi(2);
+        let probes = (nprobe as f64 * growth).ceil() as usize;
+        let all = growth > 1.0 && probes.saturating_mul(4) >= self.lists.len();
+        if all { self.lists.len() } else { probes.min(self.lists.len()) }
     }
 
     fn search_one(
@@ -169,24 +171,28 @@ impl IvfIndex {
         gatherer.start(vector, k);
         let probes = self.probes(nprobe, request);
         gatherer.nearest_lists(&self.centroid_table, probes, order);
-        for &key in &order[..probes] {
-            self.scan_list(gatherer, key, request);
-        }
-        if gatherer.accepted() < k && probes < order.len() {
-            order[probes..].sort_unstable_by(|left, right| right.cmp(left));
-            for &key in &order[probes..] {
-                self.scan_list(gatherer, key, request);
-                if gatherer.accepted() >= k {
-                    break;
-                }
+        let (mut scanned, mut allowed) = (0, 0);
+        let mut against = false;
+        for at in 0..order.len() {
+            if at == probes {
+                against =
+                    request.filter.is_some_and(|filter| 2 * allowed * self.vectors.len() < filter.count() * scanned);
+            }
+            if at >= probes && gatherer.accepted() >= k && !against {
+                break;
+            }
+            if at == probes {
+                // Only the first lists were put in order.
+                order[probes..].sort_unstable_by(|left, right| right.cmp(left));
+            }
+            let list = unpack(order[at]).item.index();
+            gatherer.scan(&self.table, self.starts[list], self.starts[list + 1], request);
+            if let Some(filter) = request.filter.filter(|_| at < probes) {
+                scanned += self.lists[list].len();
+                allowed += self.lists[list].iter().filter(|&&item| filter.contains(ItemIdx(item))).count();
             }
         }
         gatherer.finish(&self.vectors, vector)
-    }
-
-    fn scan_list(&self, gatherer: &mut Gatherer, key: u64, request: &SearchRequest<'_>) {
-        let list = unpack(key).item.index();
-        gatherer.scan(&self.table, self.starts[list], self.starts[list + 1], request);
     }
 
     /// Searches with another number of lists than the index's own.
@@ -229,7 +235,6 @@ impl VectorSearch for IvfIndex {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use duet_core::ItemIdx;
     use proptest::prelude::*;
     use rand::{RngExt, SeedableRng};
     use rand_pcg::Pcg64Mcg;
@@ -269,6 +274,28 @@ mod tests {
                 }
                 prop_assert_eq!(found, index.search(&queries, &requests).unwrap());
             }
+        }
+    }
+
+    #[test]
+    fn a_filter_that_forbids_the_nearest_cells_keeps_its_recall() {
+        let vectors = Arc::new(random(8, 20_000, 3));
+        let queries = random(8, 60, 4);
+        let mut index = IvfIndex::new(vectors.clone(), &IvfOptions::default()).unwrap();
+        index.tune(&random(8, 100, 5).data, 0.98).unwrap();
+        for row in 0..queries.len() {
+            let query = queries.row(row);
+            // The nearest quarter of the lists is another genre.
+            let mut gatherer = Gatherer::new(Kernel::detect());
+            let mut order = Vec::new();
+            gatherer.start(query, 10);
+            gatherer.nearest_lists(&index.centroid_table, index.n_lists(), &mut order);
+            let far = order[index.n_lists() / 4..].iter().flat_map(|&key| &index.lists[unpack(key).item.index()]);
+            let filter = ItemFilter::from_items(vectors.len(), far.copied().map(ItemIdx)).unwrap();
+            let requests = [SearchRequest { filter: Some(&filter), ..SearchRequest::top(10) }];
+            let expected = brute_force(&vectors, query, &requests).unwrap().remove(0);
+            let found = index.search(query, &requests).unwrap().remove(0);
+            assert_eq!(found, expected);
         }
     }
 

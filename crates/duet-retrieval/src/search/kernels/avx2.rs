@@ -9,9 +9,8 @@ use std::arch::x86_64::{
 use super::{BLOCK, Estimates, GROUP, ScanItems, ScanQuery, portable};
 
 pub(super) fn scan(items: ScanItems<'_>, query: &ScanQuery, threshold: f32, estimates: &mut Estimates) -> u64 {
-    // SAFETY: `Kernel::Avx2` and above are only handed out where the processor has AVX2; a caller that builds the
-    // variant by hand is stopped here.
     assert!(is_x86_feature_detected!("avx2"), "this processor has no AVX2");
+    // SAFETY: the feature has just been checked (a cached load and a test).
     unsafe { scan_avx2(items, query, threshold, estimates) }
 }
 
@@ -53,8 +52,8 @@ fn products(codes: &[u8], query: &ScanQuery) -> [i32; BLOCK] {
 }
 
 pub(super) fn dot(left: &[f32], right: &[f32]) -> f32 {
-    debug_assert!(is_x86_feature_detected!("avx2"));
-    // SAFETY: only reached through `Kernel::Avx2` and above; see `scan`.
+    assert!(is_x86_feature_detected!("avx2"), "this processor has no AVX2");
+    // SAFETY: as in `scan`.
     unsafe { dot_avx2(left, right) }
 }
 

@@ -1,0 +1,43 @@
+//! Where lists come from: a run or a bundle.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use duet_core::Result;
+use duet_model::device::DeviceChoice;
+use duet_train::retriever::Retriever;
+
+/// `--run RUN | --bundle BUNDLE`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SourceArgs {
+    #[command(flatten)]
+    origin: Origin,
+    /// Where the dataset of the run lies, if not where it was at training.
+    #[arg(long, value_name = "DATASET", conflicts_with = "bundle")]
+    dataset: Option<PathBuf>,
+    /// For a run: auto, cpu, ndarray, wgpu or wgpu:INDEX.
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    device: DeviceChoice,
+}
+
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+struct Origin {
+    /// A run, as `train` made it.
+    #[arg(long)]
+    run: Option<PathBuf>,
+    /// A bundle, as `embed` made it.
+    #[arg(long)]
+    bundle: Option<PathBuf>,
+}
+
+impl SourceArgs {
+    /// Opens it.
+    pub(crate) fn open(&self) -> Result<Retriever> {
+        match (&self.origin.run, &self.origin.bundle) {
+            (Some(run), _) => Retriever::from_run(run, self.dataset.as_deref(), self.device),
+            (None, Some(bundle)) => Retriever::from_bundle(bundle),
+            (None, None) => Err(duet_core::Error::input("give --run or --bundle")),
+        }
+    }
+}

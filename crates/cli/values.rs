@@ -1,0 +1,68 @@
+//! Values that several commands take from the command line.
+
+use std::time::Duration;
+
+use duet_core::artifact::IfExists;
+
+/// `90s`, `2m`, `1.5h`, `1d` or plain seconds.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let (number, scale) = match text.trim().char_indices().last() {
+        Some((at, 's')) => (&text.trim()[..at], 1.0),
+        Some((at, 'm')) => (&text.trim()[..at], 60.0),
+        Some((at, 'h')) => (&text.trim()[..at], 3600.0),
+        Some((at, 'd')) => (&text.trim()[..at], 86_400.0),
+        _ => (text.trim(), 1.0),
+    };
+    let seconds = number.parse::<f64>().ok().map(|number| number * scale);
+    seconds
+        .filter(|seconds| *seconds > 0.0)
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "expected a time like 90s, 2m or 1h".to_owned())
+}
+
+/// A cut-off or list length.
+pub(crate) fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number of at least 1".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
+/// What `--overwrite` says.
+pub(crate) fn if_exists(overwrite: bool) -> IfExists {
+    if overwrite { IfExists::Replace } else { IfExists::Fail }
+}
+
+/// A number with thousands separated: 1,234,567.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        assert_eq!(duration("90s").unwrap(), Duration::from_secs(90));
+        assert_eq!(duration("1.5h").unwrap(), Duration::from_secs(5400));
+        assert_eq!(duration("2").unwrap(), Duration::from_secs(2));
+        for bad in ["", "s", "0s", "-1m", "soon", "1w", "NaN", "inf", "1e300d", "5µ"] {
+            assert!(duration(bad).unwrap_err().contains("90s"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn thousands() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    }
+}

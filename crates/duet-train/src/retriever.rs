@@ -1,0 +1,319 @@
+//! Lists for users: vectors, an index and fallbacks, from a run or from a bundle.
+
+use std::{fmt, path::Path, sync::Arc};
+
+use duet_core::{
+    Error, ItemIdx, Result, UserIdx,
+    ids::IdMap,
+    table::{ColumnValues, FeatureTable},
+};
+use duet_data::dataset::{Dataset, Timeline};
+use duet_model::device::DeviceChoice;
+use duet_retrieval::{
+    Query, Recommender, Scored, VectorRecommender,
+    baselines::{Interactions, Popularity, Trending},
+    filter::ItemFilter,
+    search::{ExactIndex, Index, SearchRequest, VectorSearch},
+    vectors::Vectors,
+};
+
+use crate::{
+    embedding_pass::{embed_items, embed_users, timeline_users},
+    prior::{item_counts, trend_shift},
+    run::Run,
+};
+
+/// Where a list comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListSource {
+    /// The user's own vector.
+    Personal,
+    /// What is trending (most popular, where events have no time): nothing is known of the user.
+    Trending,
+}
+
+impl fmt::Display for ListSource {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Personal => "personal",
+            Self::Trending => "trending",
+        })
+    }
+}
+
+/// A list for one user.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UserList {
+    /// As asked for.
+    pub user_id: String,
+    /// Where it comes from.
+    pub source: ListSource,
+    /// Best first.
+    pub items: Vec<Scored>,
+}
+
+/// Everything that answers "what for this user" and "what is like this item".
+pub struct Retriever {
+    /// Ids, names and features of the items.
+    pub items: FeatureTable,
+    /// Ids of the users.
+    pub users: IdMap,
+    /// User vectors, and the index over the item vectors.
+    pub recommender: VectorRecommender<Index>,
+    /// Training events: what each user knows.
+    timeline: Timeline,
+    /// Users with a history or at least one known feature.
+    has_signal: Vec<bool>,
+    fallback: Box<dyn Recommender>,
+    /// Components of an item vector that carry direction: all but the bias.
+    direction_width: usize,
+}
+
+/// The vectors of a run over its dataset.
+#[derive(Debug)]
+pub struct RunVectors {
+    /// One an item.
+    pub items: Vectors,
+    /// One a user.
+    pub users: Vectors,
+    /// Components of an item vector that carry direction: all but the bias.
+    pub direction_width: usize,
+}
+
+/// Embeds every item and user of the run's dataset.
+///
+/// # Errors
+/// As [`Dataset::timeline`] and the embedding.
+pub fn run_vectors(run: &Run, dataset: &Dataset) -> Result<RunVectors> {
+    let (users, items) = run.info.encode(dataset)?;
+    let timeline = dataset.timeline()?;
+    let model = &run.config.model;
+    let n_items = run.info.dataset.counts.items as usize;
+    let counts = item_counts(&timeline, n_items);
+    let shift = trend_shift(&timeline, n_items, model.trend_weight, model.trend_half_life_days);
+    Ok(RunVectors {
+        items: embed_items(&run.model, &items, &counts, &shift)?,
+        users: embed_users(&run.model, &run.config, &users, timeline_users(&timeline))?,
+        direction_width: model.dim,
+    })
+}
+
+impl Retriever {
+    /// From a run, its dataset at its old place or at `dataset`; the index is exact.
+    ///
+    /// # Errors
+    /// As [`Run::open`], [`Run::dataset`] and the embedding.
+    pub fn from_run(run: &Path, dataset: Option<&Path>, device: DeviceChoice) -> Result<Self> {
+        let run = Run::open(run, device)?;
+        let dataset = run.dataset(dataset)?;
+        let vectors = run_vectors(&run, &dataset)?;
+        let index = Index::Exact(ExactIndex::new(Arc::new(vectors.items))?);
+        let use_features = run.config.model.user_features;
+        Self::new(&dataset, vectors.users, index, vectors.direction_width, use_features, run.config.fallback.trending_days)
+    }
+
+    /// From a bundle.
+    ///
+    /// # Errors
+    /// As [`crate::bundle::open`].
+    pub fn from_bundle(bundle: &Path) -> Result<Self> {
+        let opened = crate::bundle::open(bundle)?;
+        let config = &opened.config;
+        let use_features = config.model.user_features;
+        Self::new(&opened.dataset, opened.users, opened.index, config.model.dim, use_features, config.fallback.trending_days)
+    }
+
+    fn new(
+        dataset: &Dataset,
+        user_vectors: Vectors,
+        index: Index,
+        direction_width: usize,
+        use_features: bool,
+        trending_days: f64,
+    ) -> Result<Self> {
+        let timeline = dataset.timeline()?;
+        let items = dataset.items()?;
+        let users = dataset.users()?;
+        let has_signal = (0..users.len())
+            .map(|user| !timeline.range(UserIdx::from(user)).is_empty() || (use_features && has_features(&users, user)))
+            .collect();
+        let fallback: Box<dyn Recommender> = {
+            let interactions = Interactions::new(&timeline.offsets, &timeline.items, &timeline.timestamps_ms, items.len())?;
+            if timeline.timestamps_ms.is_empty() {
+                Box::new(Popularity::new(&interactions))
+            } else {
+                Box::new(Trending::new(&interactions, trending_days)?)
+            }
+        };
+        let recommender = VectorRecommender::new("two-tower", user_vectors, index)?;
+        Ok(Self { items, users: users.ids, recommender, timeline, has_signal, fallback, direction_width })
+    }
+
+    /// Every user of the interactions or of the users table.
+    pub fn all_users(&self) -> &[String] {
+        self.users.ids()
+    }
+
+    /// The training history of a user, in time order.
+    pub fn history(&self, user: UserIdx) -> &[ItemIdx] {
+        self.timeline.items_of(user)
+    }
+
+    /// Lists for the given users, in their order. Users nothing is known of get the fallback.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for an impossible k.
+    pub fn recommend(
+        &self,
+        users: &[String],
+        k: usize,
+        exclude_seen: bool,
+        filter: Option<&ItemFilter>,
+    ) -> Result<Vec<UserList>> {
+        let rows: Vec<Option<UserIdx>> = users.iter().map(|id| self.users.get(id).map(UserIdx)).collect();
+        let seen: Vec<Vec<ItemIdx>> = rows
+            .iter()
+            .map(|user| match user {
+                Some(user) if exclude_seen => {
+                    let mut seen = self.history(*user).to_vec();
+                    seen.sort_unstable();
+                    seen.dedup();
+                    seen
+                }
+                _ => Vec::new(),
+            })
+            .collect();
+        let query = |at: usize| Query { user: rows[at], history: &[], k, filter, exclude: &seen[at] };
+        let is_personal = |at: &usize| rows[*at].is_some_and(|user| self.has_signal[user.index()]);
+        let (personal, others): (Vec<usize>, Vec<usize>) = (0..users.len()).partition(is_personal);
+        let mut lists: Vec<Option<UserList>> = vec![None; users.len()];
+        let parts: [(&[usize], &dyn Recommender, ListSource); 2] =
+            [(&personal, &self.recommender, ListSource::Personal), (&others, self.fallback.as_ref(), ListSource::Trending)];
+        for (part, recommender, source) in parts {
+            let queries: Vec<Query<'_>> = part.iter().map(|&at| query(at)).collect();
+            for (&at, items) in part.iter().zip(recommender.recommend(&queries)?) {
+                lists[at] = Some(UserList { user_id: users[at].clone(), source, items });
+            }
+        }
+        lists.into_iter().map(|list| list.ok_or_else(|| Error::Internal("a user without a list".into()))).collect()
+    }
+
+    /// Items allowed by an expression: `column=value` for text columns (one of its values for lists), `column>=number` or
+    /// `column<=number` for numbers.
+    ///
+    /// # Errors
+    /// [`Error::Input`] saying which forms, columns or values exist.
+    pub fn filter(&self, expression: &str) -> Result<ItemFilter> {
+        let (name, operator, value) = [">=", "<=", "="]
+            .iter()
+            .find_map(|operator| expression.split_once(operator).map(|(name, value)| (name.trim(), *operator, value.trim())))
+            .ok_or_else(|| {
+                Error::input(format!("filter {expression:?}: expected column=value, column>=number or column<=number"))
+            })?;
+        let plural = format!("{name}s");
+        let column = self.items.columns.iter().find(|column| column.name == name || column.name == plural);
+        let column = match column {
+            Some(column) => column,
+            None => self.items.column(name)?,
+        };
+        let number = || {
+            value.parse::<f64>().map_err(|_| Error::input(format!("filter {expression:?}: {value:?} is not a number")))
+        };
+        let filter = match (&column.values, operator) {
+            (ColumnValues::Text(values), "=") => self.allow(|item| values[item].as_deref() == Some(value)),
+            (ColumnValues::TextList(values), "=") => self.allow(|item| values[item].iter().any(|one| one == value)),
+            (ColumnValues::Number(values), _) => {
+                let number = number()?;
+                self.allow(|item| match operator {
+                    ">=" => values[item] >= number,
+                    "<=" => values[item] <= number,
+                    _ => values[item] == number,
+                })
+            }
+            _ => {
+                return Err(Error::input(format!("filter {expression:?}: {} can't be compared with {operator}", column.name)));
+            }
+        };
+        if filter.count() == 0 {
+            return Err(Error::input(format!(
+                "filter {expression:?} allows no item{}",
+                examples(&column.values).map(|some| format!("; {} holds values such as {some}", column.name)).unwrap_or_default()
+            )));
+        }
+        Ok(filter)
+    }
+
+    fn allow(&self, allowed: impl Fn(usize) -> bool) -> ItemFilter {
+        ItemFilter::from_predicate(self.items.len(), |item| allowed(item.index()))
+    }
+
+    /// The row of an item given by its id or, failing that, its name (case aside).
+    ///
+    /// # Errors
+    /// [`Error::Input`] if there is none, or several have the name; names that contain the text are suggested.
+    pub fn find_item(&self, id_or_name: &str) -> Result<ItemIdx> {
+        if let Some(row) = self.items.ids.get(id_or_name) {
+            return Ok(ItemIdx(row));
+        }
+        let wanted = id_or_name.to_lowercase();
+        let rows = |matches: &dyn Fn(&str) -> bool| -> Vec<usize> {
+            self.items.names.iter().enumerate().filter(|(_, name)| matches(&name.to_lowercase())).map(|(row, _)| row).collect()
+        };
+        let exact = rows(&|name| name == wanted);
+        match exact.as_slice() {
+            [row] => Ok(ItemIdx::from(*row)),
+            [] => {
+                let near: Vec<String> =
+                    rows(&|name| name.contains(&wanted)).iter().take(5).map(|&row| format!("{:?}", self.items.name(row))).collect();
+                let hint = if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(", ")) };
+                Err(Error::input(format!("no item has the id or name {id_or_name:?}{hint}")))
+            }
+            several => {
+                let ids: Vec<&str> = several.iter().map(|&row| self.items.ids.id(row)).collect();
+                Err(Error::input(format!("{id_or_name:?} is the name of several items: give one of the ids {}", ids.join(", "))))
+            }
+        }
+    }
+
+    /// The nearest items by the cosine of their vectors (biases aside), the item itself left out.
+    ///
+    /// # Errors
+    /// As [`Retriever::find_item`]; [`Error::Input`] for an impossible k.
+    pub fn similar(&self, id_or_name: &str, k: usize) -> Result<Vec<Scored>> {
+        let item = self.find_item(id_or_name)?;
+        let vectors = self.recommender.search().vectors();
+        let width = self.direction_width;
+        let directions: Vec<f32> = vectors
+            .data
+            .chunks_exact(vectors.dim)
+            .flat_map(|vector| {
+                let norm = vector[..width].iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
+                vector[..width].iter().map(move |x| x / norm)
+            })
+            .collect();
+        let index = ExactIndex::new(Arc::new(Vectors::new(width, directions)?))?;
+        let query = index.vectors().row(item.index()).to_vec();
+        let request = SearchRequest { k, filter: None, exclude: &[item] };
+        Ok(index.search(&query, &[request])?.remove(0))
+    }
+}
+
+fn has_features(users: &FeatureTable, row: usize) -> bool {
+    users.columns.iter().any(|column| match &column.values {
+        ColumnValues::Text(values) => values[row].is_some(),
+        ColumnValues::TextList(values) => !values[row].is_empty(),
+        ColumnValues::Number(values) => !values[row].is_nan(),
+        ColumnValues::Day(values) => values[row].is_some(),
+    })
+}
+
+fn examples(values: &ColumnValues) -> Option<String> {
+    let mut some: Vec<&str> = match values {
+        ColumnValues::Text(values) => values.iter().flatten().map(String::as_str).collect(),
+        ColumnValues::TextList(values) => values.iter().flatten().map(String::as_str).collect(),
+        _ => return None,
+    };
+    some.sort_unstable();
+    some.dedup();
+    (!some.is_empty()).then(|| some.iter().take(8).copied().collect::<Vec<_>>().join(", "))
+}

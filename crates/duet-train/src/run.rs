@@ -1,0 +1,180 @@
+//! The run directory: what training leaves behind and everything after it reads.
+//!
+//! ```text
+//! RUN/config.toml       the resolved configuration
+//! RUN/run.json          which dataset, which encoders (a `duet-run` record)
+//! RUN/metrics.jsonl     one line every `train.log_every` steps, one a validation
+//! RUN/checkpoint/       everything needed to go on (a `duet-checkpoint` artifact)
+//! RUN/best/             the parameters of the best epoch (a `duet-weights` artifact)
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use duet_core::{
+    Error, Result,
+    artifact::{self, DirWriter, IfExists, Manifest},
+    config::Config,
+    encoding::{EncodedTable, TableEncoder},
+};
+use duet_data::dataset::{Dataset, DatasetInfo};
+use duet_model::{
+    device::{DeviceChoice, OpenDevice},
+    model::{DataShape, TwoTower},
+    tensor_file::{self, NamedTensor},
+};
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+
+/// Magic of `best/`.
+pub const WEIGHTS_MAGIC: &str = "duet-weights";
+/// Format version of run directories.
+pub const VERSION: u32 = 1;
+
+/// The file of parameters in `best/`, `checkpoint/` and bundles.
+pub const WEIGHTS_FILE: &str = "weights.safetensors";
+
+const RUN_FILE: &str = "run.json";
+const CONFIG_FILE: &str = "config.toml";
+
+/// What a run was made from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunInfo {
+    /// Where the dataset lay.
+    pub dataset_dir: PathBuf,
+    /// Its fingerprint: vectors can only be made from the same one.
+    pub dataset_fingerprint: String,
+    /// Its description.
+    pub dataset: DatasetInfo,
+    /// Encoder of user features.
+    pub users: TableEncoder,
+    /// Encoder of item features.
+    pub items: TableEncoder,
+}
+
+impl RunInfo {
+    /// The sizes the model is built for. Tables that the configuration leaves out count as absent.
+    pub fn shape(&self) -> DataShape {
+        DataShape {
+            users: self.dataset.counts.users as usize,
+            items: self.dataset.counts.items as usize,
+            user_vocabulary: self.users.vocabulary_size(),
+            user_dense: self.users.dense_width(),
+            item_vocabulary: self.items.vocabulary_size(),
+            item_dense: self.items.dense_width(),
+        }
+    }
+
+    /// Encoded features of all users and items of the dataset.
+    ///
+    /// # Errors
+    /// As [`Dataset::users`] and [`TableEncoder::encode`].
+    pub fn encode(&self, dataset: &Dataset) -> Result<(EncodedTable, EncodedTable)> {
+        Ok((self.users.encode(&dataset.users()?)?, self.items.encode(&dataset.items()?)?))
+    }
+}
+
+/// What is known of the parameters in `best/`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WeightsInfo {
+    /// Epochs trained.
+    pub epoch: usize,
+    /// NDCG@10 on the validation part, where there was one.
+    pub validation_ndcg: Option<f64>,
+    /// Whether the parameters were trained on all events, the validation part included.
+    pub refitted: bool,
+}
+
+/// A run that was opened for use.
+#[derive(Debug)]
+pub struct Run {
+    /// Where it lies.
+    pub dir: PathBuf,
+    /// Its configuration.
+    pub config: Config,
+    /// What it was made from.
+    pub info: RunInfo,
+    /// The parameters of the best epoch.
+    pub model: TwoTower,
+    /// What is known of them.
+    pub weights: WeightsInfo,
+}
+
+impl Run {
+    /// Opens a run and loads its best parameters.
+    ///
+    /// # Errors
+    /// [`Error::Data`] naming the file that is missing, damaged or of another kind.
+    pub fn open(dir: &Path, device: DeviceChoice) -> Result<Self> {
+        let (config, info) = read_records(dir)?;
+        let best = dir.join("best");
+        if !best.exists() {
+            return Err(Error::data(dir, "holds no trained model yet (no best/); let training finish an epoch"));
+        }
+        let manifest = Manifest::<WeightsInfo>::open(&best, WEIGHTS_MAGIC, VERSION)?;
+        let model = load_model(&best.join(WEIGHTS_FILE), &config, &info, &device.open()?)?;
+        Ok(Self { dir: dir.to_path_buf(), config, info, model, weights: manifest.body })
+    }
+
+    /// Opens the dataset the run was trained on, where it lay or at `other_place`.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if it is not there, damaged, or another dataset.
+    pub fn dataset(&self, other_place: Option<&Path>) -> Result<Dataset> {
+        let place = other_place.unwrap_or(&self.info.dataset_dir);
+        let dataset = Dataset::open(place)?;
+        if dataset.fingerprint != self.info.dataset_fingerprint {
+            return Err(Error::data(
+                place,
+                format!("this is not the dataset that {} was trained on (another fingerprint)", self.dir.display()),
+            ));
+        }
+        Ok(dataset)
+    }
+}
+
+/// Builds a model and loads its parameters from `path`.
+///
+/// # Errors
+/// [`Error::Data`] naming the file, if it is not a tensor file or belongs to another model.
+pub fn load_model(path: &Path, config: &Config, info: &RunInfo, device: &OpenDevice) -> Result<TwoTower> {
+    let tensors = tensor_file::read(path)?;
+    let mut model = TwoTower::new(&config.model, &config.loss, info.shape(), device, 0);
+    model.restore(&tensors).map_err(|error| Error::data(path, error.to_string()))?;
+    Ok(model)
+}
+
+/// Reads `config.toml` and `run.json`.
+///
+/// # Errors
+/// [`Error::Data`] naming the file.
+pub fn read_records(dir: &Path) -> Result<(Config, RunInfo)> {
+    let path = dir.join(RUN_FILE);
+    if !path.exists() {
+        return Err(Error::data(dir, format!("not a run: it holds no {RUN_FILE}")));
+    }
+    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let info = serde_json::from_str(&text).map_err(|error| Error::data(&path, format!("not a run record: {error}")))?;
+    Ok((Config::load(&dir.join(CONFIG_FILE), &[])?, info))
+}
+
+/// Starts a run directory.
+///
+/// # Errors
+/// [`Error::Io`] with the path.
+pub fn write_records(dir: &Path, config: &Config, info: &RunInfo) -> Result<()> {
+    fs::create_dir_all(dir).map_err(Error::io(dir))?;
+    let json = serde_json::to_string_pretty(info).map_err(|error| Error::Internal(format!("run record: {error}")))?;
+    artifact::write_file(&dir.join(CONFIG_FILE), config.to_toml()?.as_bytes())?;
+    artifact::write_file(&dir.join(RUN_FILE), json.as_bytes())
+}
+
+/// Publishes parameters as `best/`.
+///
+/// # Errors
+/// [`Error::Io`] with the path; the old `best/` stays then.
+pub fn write_best(dir: &Path, tensors: &[NamedTensor], info: &WeightsInfo) -> Result<()> {
+    let writer = DirWriter::create(&dir.join("best"), IfExists::Replace)?;
+    tensor_file::write(&writer.path(WEIGHTS_FILE), tensors)?;
+    writer.publish(WEIGHTS_MAGIC, VERSION, info)?;
+    Ok(())
+}
