@@ -25,7 +25,7 @@ pub(crate) fn resolve(data: &Path, file: Option<&Path>, settings: &[String]) -> 
             // The manifest alone: the training checks the files.
             let manifest = Manifest::<DatasetInfo>::open_unchecked(data, dataset::MAGIC, dataset::VERSION)?;
             let shipped = shipped(manifest.body.kind);
-            tracing::info!(config = shipped.0, "chosen by the kind of the dataset");
+            tracing::info!(config = shipped.0, "configuration of the dataset's kind");
             Config::resolve(&[shipped], settings)
         }
     }

@@ -2,8 +2,10 @@
 
 use std::{
     collections::HashSet,
+    fs,
     io::Write,
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -22,9 +24,11 @@ use duet_train::{
     retriever::Retriever,
     train::{TrainOptions, train},
 };
-use fs_err as fs;
 
-use crate::{Outcome, configuration, embed, interrupt, prepare as prepare_command, train as train_command, user_key, values, world};
+use crate::{
+    Outcome, configuration, embed, interrupt, prepare as prepare_command, train as train_command, user_key, values,
+    world,
+};
 
 /// Make a synthetic world and go the whole way: prepare, train, evaluate, embed, recommend.
 ///
@@ -96,10 +100,11 @@ pub(crate) fn run(args: &DemoArgs, out: &mut dyn Write) -> Result<Outcome> {
     let prepared = prepare(&PrepareOptions::for_world(&world_dir, key), &dataset_dir, IfExists::Replace)?;
     stages.done("prepare", &prepare_command::describe(&prepared))?;
 
+    let stop = interrupt::stop_flag();
     let train_on = |out: &Path, settings: &[&str]| {
         let mut settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
         settings.push(format!("train.seed={}", args.seed));
-        Ok::<_, Error>(train(&TrainOptions {
+        train(&TrainOptions {
             config: configuration::resolve(&dataset_dir, None, &settings)?,
             dataset: dataset_dir.clone(),
             out: out.to_path_buf(),
@@ -107,15 +112,13 @@ pub(crate) fn run(args: &DemoArgs, out: &mut dyn Write) -> Result<Outcome> {
             resume: false,
             overwrite: true,
             max_time: Some(args.max_time),
-            stop: interrupt::stop_flag(),
-        })?)
+            stop: stop.clone(),
+        })
     };
-    for (stage, run, settings) in
-        [("train", &run_dir, &[][..]), ("ablation", &ablation_dir, &ABLATION_SETTINGS[..])]
-    {
+    for (stage, run, settings) in [("train", &run_dir, &[][..]), ("ablation", &ablation_dir, &ABLATION_SETTINGS[..])] {
         let summary = train_on(run, settings)?;
         stages.done(stage, &train_command::describe(&summary))?;
-        if train_command::outcome(&summary) == Outcome::Interrupted {
+        if stop.load(Ordering::SeqCst) {
             return Ok(Outcome::Interrupted);
         }
     }
@@ -125,8 +128,12 @@ pub(crate) fn run(args: &DemoArgs, out: &mut dyn Write) -> Result<Outcome> {
         device: args.device,
         ..EvaluateOptions::new(&run_dir)
     })?;
-    let report_dir = report.write(&place("evaluation"))?;
+    let report_dir = place("evaluation");
+    report.write(&report_dir)?;
     stages.done("evaluate", &format!("{} recommenders, {} users", report.evaluations.len(), report.protocol.users))?;
+    if stop.load(Ordering::SeqCst) {
+        return Ok(Outcome::Interrupted);
+    }
 
     let embedded = bundle::embed(&EmbedOptions {
         run: run_dir,
@@ -147,8 +154,15 @@ pub(crate) fn run(args: &DemoArgs, out: &mut dyn Write) -> Result<Outcome> {
     writeln!(out, "\n{seconds:.0} s in all")?;
     writeln!(out, "report: {}", report_dir.join("report.html").display())?;
     writeln!(out, "bundle: {}", bundle_dir.display())?;
-    if let Some(artist) = shown.iter().find_map(|listener| listener.list.first()) {
-        writeln!(out, "next:   duet similar --bundle {} --artist {:?}", bundle_dir.display(), artist.0)?;
+    if let Some((artist, _)) = shown.iter().find_map(|listener| listener.list.first()) {
+        // As this program was called: under `cargo run` nothing is on the PATH.
+        let program = std::env::args_os().next().unwrap_or_else(|| "duet".into());
+        writeln!(
+            out,
+            "next:   {} similar --bundle {} --artist {artist:?}",
+            Path::new(&program).display(),
+            bundle_dir.display()
+        )?;
     }
     Ok(Outcome::Done)
 }
@@ -167,7 +181,8 @@ fn listeners(dataset: &Dataset, retriever: &Retriever) -> Result<Vec<Listener>> 
     let known: Vec<(&TestUser, UserIdx, usize)> =
         test.iter().filter_map(|user| user.user.map(|row| (user, row, timeline.range(row).len()))).collect();
     let heavy = known.iter().max_by_key(|(_, row, events)| (*events, std::cmp::Reverse(*row)));
-    let light = known.iter().filter(|(_, _, events)| *events > 0).min_by_key(|(_, row, events)| (*events, *row));
+    // Fewer than three events say next to nothing about a taste.
+    let light = known.iter().filter(|(_, _, events)| *events >= 3).min_by_key(|(_, row, events)| (*events, *row));
     // Of the new ones the one who found most afterwards says most about the list.
     let new = known
         .iter()
@@ -179,7 +194,7 @@ fn listeners(dataset: &Dataset, retriever: &Retriever) -> Result<Vec<Listener>> 
         let list = retriever.recommend(std::slice::from_ref(&user.id), SHOWN, true, None)?.pop();
         let list = list.context("no list came back")?;
         let truth: HashSet<&str> = user.items.iter().map(String::as_str).collect();
-        let person: Vec<String> = ["age_bucket", "gender", "city", "country"]
+        let person: Vec<String> = ["age_bucket", "gender", "city"]
             .iter()
             .filter_map(|name| match &users.column(name).ok()?.values {
                 ColumnValues::Text(values) => values[row.index()].clone(),
@@ -197,9 +212,10 @@ fn listeners(dataset: &Dataset, retriever: &Retriever) -> Result<Vec<Listener>> 
             0 => "nothing heard in training".to_owned(),
             _ => format!("{events} events in training, lately {}", lately.join(", ")),
         };
+        let id = &user.id[..user.id.len().min(8)];
         chosen.push(Listener {
             title,
-            about: format!("{} ({}): {}; {history}; list: {}", title, &user.id[..user.id.len().min(8)], person.join(", "), list.source),
+            about: format!("{title} ({id}): {}; {history}; list: {}", person.join(", "), list.source),
             list: list
                 .items
                 .iter()

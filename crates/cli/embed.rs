@@ -39,15 +39,14 @@ pub(crate) fn run(args: &EmbedArgs, out: &mut dyn Write) -> Result<Outcome> {
         device: args.device,
         overwrite: args.overwrite,
     })?;
-    writeln!(out, "{}", describe(&summary))?;
+    writeln!(out, "{}: {}", args.out.display(), describe(&summary))?;
     Ok(Outcome::Done)
 }
 
-/// The result in one sentence.
+/// The result in one phrase.
 pub(crate) fn describe(summary: &EmbedSummary) -> String {
     format!(
-        "{}: {} users and {} items, {} index with recall@10 {:.4} and recall@100 {:.4} of exact search, in {:.1} s",
-        summary.bundle.display(),
+        "{} users and {} items, {} index with recall@10 {:.4} and recall@100 {:.4} of exact search, in {:.1} s",
         grouped(summary.users as u64),
         grouped(summary.items as u64),
         summary.index,

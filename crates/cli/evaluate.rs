@@ -85,7 +85,7 @@ pub(crate) fn run(args: &EvaluateArgs, out: &mut dyn Write) -> Result<Outcome> {
         ..EvaluateOptions::new(&args.run)
     })?;
     let place = args.out.clone().unwrap_or_else(|| args.run.join("evaluation"));
-    let place = report.write(&place)?;
+    report.write(&place)?;
     print(&report, out)?;
     writeln!(out, "report: {}", place.join("report.html").display())?;
     Ok(Outcome::Done)

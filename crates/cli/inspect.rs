@@ -1,7 +1,7 @@
 //! `duet inspect`.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
 };
@@ -13,7 +13,6 @@ use duet_core::{
     artifact::{MANIFEST, Manifest},
 };
 use duet_train::{evaluate::Table, run::read_records};
-use fs_err as fs;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 

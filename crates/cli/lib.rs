@@ -152,13 +152,21 @@ fn parsed<P: Parser>(
         // `duet recommend ... | head` closes the pipe: that is no error of anybody's.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", message(&error));
             match error.downcast_ref::<duet_core::Error>() {
                 Some(duet_core::Error::Interrupted(_)) => ExitCode::from(INTERRUPTED),
                 _ => ExitCode::FAILURE,
             }
         }
     }
+}
+
+/// The error with its causes, those left out that it already names itself.
+fn message(error: &anyhow::Error) -> String {
+    error.chain().skip(1).fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -174,6 +182,14 @@ mod tests {
         Cli::command().debug_assert();
         TrainCli::command().debug_assert();
         EmbedCli::command().debug_assert();
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        let io = io::Error::other("disk full");
+        let inner = duet_core::Error::Io { path: "a/b".into(), source: io };
+        let error = anyhow::Error::from(inner).context("writing the lists");
+        assert_eq!(message(&error), "writing the lists: a/b: disk full");
     }
 
     #[test]

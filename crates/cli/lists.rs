@@ -1,5 +1,8 @@
 //! Lists as a file: `user_id`, `item_id`, `rank` (from 1), `score`; CSV or Parquet by extension.
 //!
+//! Ids are text inside duet. In Parquet, where a column has a type, ids that all are whole numbers are written as
+//! such: whoever imported numbers joins the lists with them.
+//!
 //! Written in tiles beside its place, synced, then renamed: whoever looks sees the whole file or none.
 
 use std::{
@@ -10,7 +13,7 @@ use std::{
 };
 
 use arrow::{
-    array::{ArrayRef, Float32Array, StringArray, UInt32Array},
+    array::{ArrayRef, Float32Array, Int64Array, StringArray, UInt32Array},
     datatypes::{DataType, Field, Schema, SchemaRef},
     record_batch::RecordBatch,
 };
@@ -32,8 +35,30 @@ fn extension(path: &Path) -> String {
     path.extension().map(|extension| extension.to_string_lossy().to_lowercase()).unwrap_or_default()
 }
 
+/// How a column of ids is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IdType {
+    Number,
+    Text,
+}
+
+impl IdType {
+    /// Numbers if every id is a whole number in its usual form (no sign, no leading zeros), so that nothing is lost.
+    pub(crate) fn of<'a>(ids: impl IntoIterator<Item = &'a String>) -> Self {
+        let is_number = |id: &String| id.parse::<i64>().is_ok_and(|number| number >= 0 && number.to_string() == *id);
+        if ids.into_iter().all(is_number) { Self::Number } else { Self::Text }
+    }
+
+    fn data_type(self) -> DataType {
+        match self {
+            Self::Number => DataType::Int64,
+            Self::Text => DataType::Utf8,
+        }
+    }
+}
+
 enum Form {
-    Csv(arrow::csv::Writer<BufWriter<File>>),
+    Csv(Box<arrow::csv::Writer<BufWriter<File>>>),
     Parquet(Box<ArrowWriter<BufWriter<File>>>),
 }
 
@@ -51,11 +76,11 @@ impl ListWriter {
     ///
     /// # Errors
     /// [`Error::Input`] for another extension than `csv` and `parquet`; [`Error::Io`] with the path.
-    pub(crate) fn create(target: &Path) -> Result<Self> {
+    pub(crate) fn create(target: &Path, user_ids: IdType, item_ids: IdType) -> Result<Self> {
         check_extension(target)?;
         let schema = Arc::new(Schema::new(vec![
-            Field::new("user_id", DataType::Utf8, false),
-            Field::new("item_id", DataType::Utf8, false),
+            Field::new("user_id", user_ids.data_type(), false),
+            Field::new("item_id", item_ids.data_type(), false),
             Field::new("rank", DataType::UInt32, false),
             Field::new("score", DataType::Float32, false),
         ]));
@@ -65,7 +90,7 @@ impl ListWriter {
         let mut writer =
             Self { form: None, schema: schema.clone(), partial, target: target.to_path_buf(), finished: false };
         writer.form = Some(match extension(target).as_str() {
-            "csv" => Form::Csv(arrow::csv::WriterBuilder::new().with_header(true).build(file)),
+            "csv" => Form::Csv(Box::new(arrow::csv::WriterBuilder::new().with_header(true).build(file))),
             _ => {
                 let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
                 let parquet = ArrowWriter::try_new(file, schema, Some(properties));
@@ -90,8 +115,8 @@ impl ListWriter {
             scores.push(score);
         }
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from(users)),
-            Arc::new(StringArray::from(items)),
+            self.ids(0, users)?,
+            self.ids(1, items)?,
             Arc::new(UInt32Array::from(ranks)),
             Arc::new(Float32Array::from(scores)),
         ];
@@ -102,6 +127,14 @@ impl ListWriter {
             None => Err("the file is closed".to_owned()),
         };
         written.map_err(|error| self.failed(error))
+    }
+
+    fn ids(&self, column: usize, ids: Vec<&str>) -> Result<ArrayRef> {
+        if *self.schema.field(column).data_type() == DataType::Utf8 {
+            return Ok(Arc::new(StringArray::from(ids)));
+        }
+        let number = |id: &str| id.parse().map_err(|_| Error::Internal(format!("{id:?} was taken for a number")));
+        Ok(Arc::new(Int64Array::from(ids.into_iter().map(number).collect::<Result<Vec<i64>>>()?)))
     }
 
     /// Syncs the file and moves it to its place.
@@ -146,11 +179,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn ids_are_numbers_only_if_nothing_is_lost() {
+        let of = |ids: &[&str]| IdType::of(&ids.iter().map(|&id| id.to_owned()).collect::<Vec<_>>());
+        assert_eq!(of(&["0", "10", "9223372036854775807"]), IdType::Number);
+        for odd in ["007", "+1", "-1", "1.0", "", "9223372036854775808"] {
+            assert_eq!(of(&["1", odd]), IdType::Text, "{odd}");
+        }
+    }
+
+    #[test]
     fn both_forms_hold_the_rows_and_a_dropped_file_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let rows = [("u,1", "a\"b", 1, 0.5_f32), ("u,1", "c", 2, -1e-9)];
         let csv = dir.path().join("lists.csv");
-        let mut writer = ListWriter::create(&csv).unwrap();
+        let mut writer = ListWriter::create(&csv, IdType::Text, IdType::Text).unwrap();
         writer.push(rows.into_iter().take(1)).unwrap();
         writer.push(rows.into_iter().skip(1)).unwrap();
         writer.finish().unwrap();
@@ -161,17 +203,19 @@ mod tests {
         assert_eq!(read, expected);
 
         let parquet = dir.path().join("lists.parquet");
-        let mut writer = ListWriter::create(&parquet).unwrap();
-        writer.push(rows.into_iter()).unwrap();
+        let mut writer = ListWriter::create(&parquet, IdType::Number, IdType::Text).unwrap();
+        writer.push([("7", "a", 1, 0.5), ("10", "007", 1, 0.5)].into_iter()).unwrap();
         writer.finish().unwrap();
-        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&parquet).unwrap()).unwrap().build().unwrap();
-        assert_eq!(reader.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), 2);
+        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&parquet).unwrap()).unwrap();
+        let types: Vec<DataType> = reader.schema().fields().iter().map(|field| field.data_type().clone()).collect();
+        assert_eq!(types, [DataType::Int64, DataType::Utf8, DataType::UInt32, DataType::Float32]);
+        assert_eq!(reader.build().unwrap().map(|batch| batch.unwrap().num_rows()).sum::<usize>(), 2);
 
-        drop(ListWriter::create(&dir.path().join("gone.csv")).unwrap());
-        assert!(ListWriter::create(&dir.path().join("lists.json")).is_err());
+        drop(ListWriter::create(&dir.path().join("gone.csv"), IdType::Text, IdType::Text).unwrap());
+        assert!(ListWriter::create(&dir.path().join("lists.json"), IdType::Text, IdType::Text).is_err());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
         let empty = dir.path().join("empty.csv");
-        ListWriter::create(&empty).unwrap().finish().unwrap();
+        ListWriter::create(&empty, IdType::Number, IdType::Text).unwrap().finish().unwrap();
         assert_eq!(std::fs::read_to_string(empty).unwrap(), "user_id,item_id,rank,score\n");
     }
 }

@@ -46,9 +46,7 @@ impl LogArgs {
         let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr);
         // Failing means that a subscriber is there already: a test, or an embedding program. Its choice stands.
         let _ = match self.log_format {
-            LogFormat::Text => {
-                lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init()
-            }
+            LogFormat::Text => lines.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init(),
             LogFormat::Json => lines.json().flatten_event(true).try_init(),
         };
     }

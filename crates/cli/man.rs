@@ -1,12 +1,11 @@
 //! `duet man`.
 
-use std::{io::Write, path::PathBuf};
+use std::{fs, io::Write, path::PathBuf};
 
 use anyhow::Result;
 use clap::{Args, Command};
 use clap_mangen::Man;
 use duet_core::{Error, artifact::write_file};
-use fs_err as fs;
 
 use crate::Outcome;
 

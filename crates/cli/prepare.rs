@@ -53,6 +53,9 @@ pub(crate) struct PrepareArgs {
     /// Hold out what comes after this share of the events, from the next midnight on.
     #[arg(long, value_name = "SHARE", group = "held_out", help_heading = "Held-out part")]
     held_out_quantile: Option<f64>,
+    /// Drop so many full days before the held-out part: features and training end before them.
+    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Held-out part")]
+    gap_days: u32,
     /// Hold out events with artists the user had before, too (otherwise: discoveries only).
     #[arg(long, help_heading = "Held-out part")]
     repeats: bool,
@@ -81,6 +84,7 @@ impl PrepareArgs {
             (.., Some(quantile)) => HeldOut::Quantile(quantile),
             _ => options.held_out,
         };
+        options.gap_days = self.gap_days;
         options.new_artists_only = !self.repeats;
         if let Some(edges) = &self.age_edges {
             options.age_edges.clone_from(edges);
@@ -94,7 +98,7 @@ pub(crate) fn run(args: &PrepareArgs, out: &mut dyn Write) -> Result<Outcome> {
     let started = Instant::now();
     let summary = prepare(&args.options()?, &args.out, if_exists(args.overwrite))?;
     writeln!(out, "{}: {}, in {:.1} s", args.out.display(), describe(&summary), started.elapsed().as_secs_f64())?;
-    writeln!(out, "lines: {}", summary.quality)?;
+    writeln!(out, "{}", summary.quality)?;
     if summary.quality.quarantined_lines() > 0 {
         let reasons: Vec<String> =
             summary.quality.quarantined.iter().map(|(reason, count)| format!("{reason} {count}")).collect();

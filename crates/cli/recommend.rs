@@ -21,7 +21,7 @@ use fs_err as fs;
 
 use crate::{
     Outcome,
-    lists::{self, ListWriter},
+    lists::{self, IdType, ListWriter},
     source::SourceArgs,
     values::{self, grouped},
 };
@@ -53,8 +53,10 @@ pub(crate) struct RecommendArgs {
     user_key: Option<PathBuf>,
 }
 
-/// Users a tile: lists of 4096 users at K = 100 take some 10 MB.
+/// Users a tile, at most.
 const TILE: usize = 4096;
+/// Entries of the lists of a tile, at most: 32 MiB.
+const TILE_ENTRIES: usize = 1 << 22;
 /// Unknown ids named in the note.
 const NAMED: usize = 5;
 
@@ -97,7 +99,11 @@ pub(crate) fn run(args: &RecommendArgs, out: &mut dyn Write) -> Result<Outcome> 
         retriever.recommend(&asked.model_ids()[range], args.k, args.exclude_seen, filter.as_ref())
     };
     match &args.out {
-        Some(path) => write_file(path, &retriever, &asked, tile, out)?,
+        Some(path) => {
+            let longest = args.k.min(retriever.items.len()).max(1);
+            let size = (TILE_ENTRIES / longest).clamp(1, TILE);
+            write_file(path, &retriever, &asked, size, tile, out)?;
+        }
         None => print(&retriever, &asked, tile, out)?,
     }
     Ok(Outcome::Done)
@@ -107,24 +113,30 @@ fn write_file(
     path: &Path,
     retriever: &Retriever,
     asked: &Asked<'_>,
+    size: usize,
     tile: impl Fn(std::ops::Range<usize>) -> duet_core::Result<Vec<UserList>>,
     out: &mut dyn Write,
 ) -> Result<()> {
     let started = Instant::now();
-    let mut writer = ListWriter::create(path)?;
+    // Over all users of the model, so that the type does not hang on who was asked for.
+    let user_ids = IdType::of(retriever.all_users().iter().chain(asked.ids.iter()));
+    let mut writer = ListWriter::create(path, user_ids, IdType::of(retriever.items.ids.ids()))?;
     let mut fallback = Fallback::default();
     let mut rows = 0;
     let users = asked.ids.len();
     let bar = progress::bar("recommend", "users", users as u64);
-    for first in (0..users).step_by(TILE) {
-        let range = first..users.min(first + TILE);
+    for first in (0..users).step_by(size) {
+        let range = first..users.min(first + size);
         let lists = tile(range.clone())?;
         fallback.count(&asked.ids[range.clone()], &lists);
         for (id, list) in asked.ids[range.clone()].iter().zip(&lists) {
             rows += list.items.len();
-            writer.push(list.items.iter().zip(1..).map(|(entry, rank)| {
-                (id.as_str(), retriever.items.ids.id(entry.item.index()), rank, entry.score)
-            }))?;
+            writer.push(
+                list.items
+                    .iter()
+                    .zip(1..)
+                    .map(|(entry, rank)| (id.as_str(), retriever.items.ids.id(entry.item.index()), rank, entry.score)),
+            )?;
         }
         bar.inc(range.len() as u64);
     }
@@ -150,7 +162,8 @@ fn print(
         let range = first..users.min(first + PRINTED_TILE);
         let lists = tile(range.clone())?;
         fallback.count(&asked.ids[range.clone()], &lists);
-        let mut table = Table::new().text("user").number("rank").text("name").text("item").number("score").text("source");
+        let mut table =
+            Table::new().text("user").number("rank").text("name").text("item").number("score").text("source");
         for (id, list) in asked.ids[range].iter().zip(&lists) {
             for (entry, rank) in list.items.iter().zip(1..) {
                 let row = entry.item.index();
@@ -192,8 +205,9 @@ impl Fallback {
     fn note(&self) {
         if self.users > 0 {
             let more = if self.users > self.first.len() { ", ..." } else { "" };
+            let users = if self.users == 1 { "user" } else { "users" };
             eprintln!(
-                "note: {} users the model knows nothing about got what is trending: {}{more}",
+                "note: nothing is known of {} {users}, who got what is trending: {}{more}",
                 grouped(self.users as u64),
                 self.first.join(", ")
             );

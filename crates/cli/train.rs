@@ -57,22 +57,22 @@ pub(crate) fn run(args: &TrainArgs, out: &mut dyn Write) -> Result<Outcome> {
         stop: interrupt::stop_flag(),
     };
     let summary = train(&options)?;
-    writeln!(out, "{}", describe(&summary))?;
+    writeln!(out, "{}: {}", args.out.display(), describe(&summary))?;
     Ok(outcome(&summary))
 }
 
-/// The result in one sentence.
+/// The result in one phrase.
 pub(crate) fn describe(summary: &TrainSummary) -> String {
     let validation = summary.validation_ndcg.map_or_else(String::new, |ndcg| {
         format!(", best validation NDCG@10 {ndcg:.4} after epoch {}", summary.best_epoch)
     });
     format!(
-        "{}: {} epochs in {:.1} s on {} ({} rows/s), {}{validation}",
-        summary.run.display(),
+        "{} epochs in {:.1} s on {} ({} rows/s, parameters {:.1} MiB), {}{validation}",
         summary.epochs,
         summary.seconds,
         summary.device,
         values::grouped(summary.rows_per_second.round() as u64),
+        summary.parameter_bytes as f64 / f64::from(1 << 20),
         summary.stopped
     )
 }

@@ -27,3 +27,6 @@ pub mod step;
 pub mod tensor_file;
 pub mod tower;
 pub mod unique;
+
+#[cfg(test)]
+mod device_suite;

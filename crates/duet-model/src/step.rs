@@ -54,6 +54,17 @@ pub struct StepOutput {
     pub times: StepTimes,
 }
 
+/// The gradients of a batch.
+pub(crate) struct Gradients {
+    /// `[1]`
+    pub(crate) loss: Tensor<1>,
+    pub(crate) gathered: Gathered,
+    /// With respect to each gathered leaf.
+    pub(crate) leaves: Vec<Option<Tensor<2>>>,
+    pub(crate) towers: GradientsParams,
+    times: StepTimes,
+}
+
 impl Learner {
     /// Starts training `model`.
     pub fn new(model: TwoTower, config: &Config) -> Self {
@@ -72,6 +83,19 @@ impl Learner {
     /// # Errors
     /// [`duet_core::Error::Internal`] if the device can't be read.
     pub fn step(&mut self, batch: &Batch, tower_rate: f64, table_rate: f32, seed: u64) -> Result<StepOutput> {
+        let Gradients { loss, gathered, leaves, towers, mut times } = self.gradients(batch, seed)?;
+        let started = Instant::now();
+        self.update_tables(&gathered, leaves, table_rate);
+        let towers = clip(towers, &self.model.towers, self.clip_norm);
+        // The module is moved through the optimiser; a clone of it shares every tensor.
+        let updated = self.optimiser.step(self.model.towers.clone(), towers, tower_rate);
+        self.model.towers = updated.clamp_temperature(self.temperature_bounds);
+        times.update = started.elapsed();
+        Ok(StepOutput { loss, times })
+    }
+
+    /// Loss and gradients, nothing changed.
+    pub(crate) fn gradients(&mut self, batch: &Batch, seed: u64) -> Result<Gradients> {
         let started = Instant::now();
         let model = &self.model;
         model.device.device.seed(seed);
@@ -90,18 +114,10 @@ impl Learner {
         let surrogate =
             (users * Tensor::from_inner(loss.users)).sum() + (items * Tensor::from_inner(loss.items)).sum();
         let mut gradients = surrogate.backward();
-        let leaves: Vec<Option<Tensor<2>>> =
-            gathered.leaves.iter().map(|leaf| leaf.grad_remove(&mut gradients)).collect();
+        let leaves = gathered.leaves.iter().map(|leaf| leaf.grad_remove(&mut gradients)).collect();
         let towers = GradientsParams::from_grads(gradients, &model.towers);
-        let backward = started.elapsed();
-
-        let started = Instant::now();
-        self.update_tables(&gathered, leaves, table_rate);
-        let towers = clip(towers, &self.model.towers, self.clip_norm);
-        // The module is moved through the optimiser; a clone of it shares every tensor.
-        let updated = self.optimiser.step(self.model.towers.clone(), towers, tower_rate);
-        self.model.towers = updated.clamp_temperature(self.temperature_bounds);
-        Ok(StepOutput { loss: loss.loss, times: StepTimes { forward, backward, update: started.elapsed() } })
+        let times = StepTimes { forward, backward: started.elapsed(), update: Duration::ZERO };
+        Ok(Gradients { loss: loss.loss, gathered, leaves, towers, times })
     }
 
     /// Everything a checkpoint needs to go on as if never stopped: optimiser steps, and all arrays.

@@ -42,22 +42,28 @@ pub(super) fn page(report: &Report) -> String {
             charts += &chart(&format!("{}, {who}", display_metric(&metric)), &rows, own.as_deref());
         }
     }
+    let differences = match report.differences.is_empty() {
+        true => String::new(),
+        false => format!(
+            "<h2>Differences over the same users</h2>\n<p>* where the 95 % interval leaves zero out.</p>\n\
+             <div class=\"scroll\">\n{}</div>\n",
+            report.difference_table().to_html()
+        ),
+    };
     let config = report.model.config.to_toml().unwrap_or_default();
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
          <title>duet: evaluation</title>\n<style>{STYLE}</style>\n<h1>Evaluation of {run}</h1>\n<p>{headline}</p>\n\
          <div class=\"scroll\">\n{table}</div>\n<p>coverage: share of the catalogue that anyone was recommended; \
-         listeners: how many had a recommended {item} in training, on average (the whole catalogue: {catalogue:.0}); \
+         popularity: how many users had a recommended {item} in training, on average (the whole catalogue: {catalogue:.0}); \
          seconds: spent ranking.</p>\n<div class=\"charts\">\n{charts}</div>\n\
-         <h2>Differences over the same users</h2>\n<p>* where the 95 % interval leaves zero out.</p>\n\
-         <div class=\"scroll\">\n{differences}</div>\n<h2>Data and model</h2>\n<div class=\"facts\">\n{facts}</div>\n\
+         {differences}<h2>Data and model</h2>\n<div class=\"facts\">\n{facts}</div>\n\
          <details><summary>Configuration</summary><pre>{config}</pre></details>\n</html>\n",
         run = escape_html(&report.model.run.display().to_string()),
         headline = escape_html(&report.headline()),
         table = report.table().to_html(),
         item = escape_html(&report.dataset.item_kind),
         catalogue = report.evaluations.first().map_or(0.0, |evaluation| evaluation.catalogue_popularity),
-        differences = report.difference_table().to_html(),
         facts = report.facts().to_html(),
         config = escape_html(&config),
     )

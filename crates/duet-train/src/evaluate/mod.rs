@@ -14,19 +14,15 @@ mod report;
 mod served;
 mod table;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
-use duet_core::{Error, Result, UserIdx, config::Config};
-use duet_data::dataset::{Dataset, Timeline};
+use duet_core::{Error, Result, config::Config};
+use duet_data::dataset::Dataset;
 use duet_model::device::DeviceChoice;
 use duet_retrieval::{
-    Evaluation, EvaluationOptions, Recommender, VectorRecommender,
+    Evaluation, EvaluationCase, EvaluationOptions, Recommender,
     baselines::{Interactions, Popularity, Trending},
     evaluation::{self, CatalogueInfo},
-    search::{ExactIndex, VectorSearch},
 };
 
 pub use self::{
@@ -36,7 +32,10 @@ pub use self::{
     served::ServedTwoTower,
     table::Table,
 };
-use crate::{retriever::Retriever, run::Run};
+use crate::{
+    retriever::{ListSource, Retriever},
+    run::Run,
+};
 
 /// The name under which the evaluated run stands in every table.
 pub const TWO_TOWER: &str = "two_tower";
@@ -119,7 +118,7 @@ pub fn evaluate(options: &EvaluateOptions) -> Result<Report> {
         Ok(evaluation)
     };
     let mut evaluations = Vec::new();
-    let served = served_run(TWO_TOWER, &run.config, &options.run, &dataset, options.device, &timeline, &interactions)?;
+    let served = served_run(TWO_TOWER, &run.config, &options.run, &dataset, options.device, &cases, &interactions)?;
     evaluations.push(measure(&served)?);
     drop(served);
     for (name, dir) in &options.also {
@@ -131,7 +130,7 @@ pub fn evaluate(options: &EvaluateOptions) -> Result<Report> {
                 options.run.display()
             )));
         }
-        let served = served_run(name, &other.config, dir, &dataset, options.device, &timeline, &interactions)?;
+        let served = served_run(name, &other.config, dir, &dataset, options.device, &cases, &interactions)?;
         evaluations.push(measure(&served)?);
     }
     for baseline in &baselines {
@@ -141,33 +140,36 @@ pub fn evaluate(options: &EvaluateOptions) -> Result<Report> {
     }
     Report::new(
         DatasetFacts::new(&dataset),
-        ModelFacts { run: options.run.clone(), config: run.config.clone() },
+        ModelFacts { run: options.run.clone(), config: run.config.clone(), weights: run.weights.clone() },
         Protocol::new(options, &cases, items.len()),
         evaluations,
     )
 }
 
-/// A run's model over exact search, with the fallback.
+/// A run's model over exact search, with the fallback for whom the retriever serves it.
 fn served_run(
     name: &str,
     config: &Config,
     dir: &Path,
     dataset: &Dataset,
     device: DeviceChoice,
-    timeline: &Timeline,
+    cases: &[EvaluationCase],
     interactions: &Interactions<'_>,
 ) -> Result<ServedTwoTower> {
     let retriever = Retriever::from_run(dir, Some(&dataset.dir), device)?;
-    let users = retriever.recommender.users().clone();
-    let index = ExactIndex::new(Arc::new(retriever.recommender.search().vectors().clone()))?;
-    let reads_features = config.model.user_features && !dataset.info.schema.users.is_empty();
-    let personal = (0..users.len())
-        .map(UserIdx::from)
-        .map(|user| reads_features || !timeline.range(user).is_empty())
-        .collect();
+    // Asked, not derived again here: evaluation then can't disagree with what is served.
+    let mut personal = vec![false; retriever.all_users().len()];
+    for tile in cases.chunks(4096) {
+        let ids: Vec<String> = tile.iter().map(|case| case.user_id.clone()).collect();
+        for (case, list) in tile.iter().zip(retriever.recommend(&ids, 1, false, None)?) {
+            if let Some(user) = case.user {
+                personal[user.index()] = list.source == ListSource::Personal;
+            }
+        }
+    }
     let fallback: Box<dyn Recommender> = match dataset.info.has_time {
         true => Box::new(Trending::new(interactions, config.fallback.trending_days)?),
         false => Box::new(Popularity::new(interactions)),
     };
-    ServedTwoTower::new(VectorRecommender::new(name, users, index)?, personal, fallback)
+    ServedTwoTower::new(name, retriever.recommender, personal, fallback)
 }

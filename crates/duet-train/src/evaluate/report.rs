@@ -1,6 +1,9 @@
 //! Everything an evaluation measured, and its files.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use duet_core::{
     Error, Result,
@@ -13,10 +16,10 @@ use duet_retrieval::{
     bootstrap::{self, Interval, PairedDifference},
     evaluation::{Segment, write_per_user_parquet},
 };
-use fs_err as fs;
 use serde::Serialize;
 
 use super::{EvaluateOptions, TWO_TOWER, html, table::Table};
+use crate::run::WeightsInfo;
 
 /// Magic of the manifest.
 pub const MAGIC: &str = "duet-evaluation";
@@ -64,6 +67,8 @@ pub struct ModelFacts {
     pub run: PathBuf,
     /// Its resolved configuration.
     pub config: Config,
+    /// What is known of its parameters.
+    pub weights: WeightsInfo,
 }
 
 /// The protocol all recommenders were measured under.
@@ -180,12 +185,21 @@ impl Report {
         evaluations: Vec<Evaluation>,
     ) -> Result<Self> {
         let mut differences = Vec::new();
+        // Where everybody is warm (or cold), that segment is all of them: nothing to say twice.
+        let is_mixed = (1..protocol.users).contains(&protocol.cold_users);
+        let segments = [SegmentKind::All, SegmentKind::Warm, SegmentKind::Cold];
+        let segments = if is_mixed { &segments[..] } else { &segments[..1] };
         if let Some((first, others)) = evaluations.split_first() {
             for other in others {
-                for segment in [SegmentKind::All, SegmentKind::Warm, SegmentKind::Cold] {
+                for &segment in segments {
                     for metric in metrics_of_interest(&protocol) {
                         if let Some(paired) = difference(first, other, segment, &metric)? {
-                            differences.push(Difference { against: other.recommender.clone(), segment, metric, paired });
+                            differences.push(Difference {
+                                against: other.recommender.clone(),
+                                segment,
+                                metric,
+                                paired,
+                            });
                         }
                     }
                 }
@@ -202,7 +216,8 @@ impl Report {
     /// One row a recommender.
     pub fn table(&self) -> Table {
         let (first, last) = self.cut_offs();
-        let (ndcg, recall, deep_recall) = (format!("ndcg@{first}"), format!("recall@{first}"), format!("recall@{last}"));
+        let (ndcg, recall, deep_recall) =
+            (format!("ndcg@{first}"), format!("recall@{first}"), format!("recall@{last}"));
         let reciprocal = format!("mrr@{first}");
         let mut table = Table::new()
             .text("recommender")
@@ -211,7 +226,7 @@ impl Report {
             .number(format!("Recall@{last}"))
             .number(format!("MRR@{first}"))
             .number(format!("coverage@{first}"))
-            .number("listeners")
+            .number(format!("popularity@{first}"))
             .number("NDCG warm")
             .number("NDCG cold")
             .number("seconds");
@@ -247,6 +262,7 @@ impl Report {
         let mut rows: Vec<(&str, SegmentKind)> =
             self.differences.iter().map(|difference| (difference.against.as_str(), difference.segment)).collect();
         rows.dedup();
+        let mut last = "";
         for (against, segment) in rows {
             let of = |metric: &String| {
                 self.differences.iter().find(|difference| {
@@ -254,8 +270,11 @@ impl Report {
                 })
             };
             let users = of(&metrics[0]).map_or(0, |difference| difference.paired.users);
-            let cells = metrics.iter().map(|metric| of(metric).map_or_else(String::new, |row| show_paired(&row.paired)));
-            table.push([display_name(against), format!("{} ({users})", segment.as_str())].into_iter().chain(cells));
+            let cells =
+                metrics.iter().map(|metric| of(metric).map_or_else(String::new, |row| show_paired(&row.paired)));
+            let name = if against == last { String::new() } else { display_name(against) };
+            last = against;
+            table.push([name, format!("{} ({users})", segment.as_str())].into_iter().chain(cells));
         }
         table
     }
@@ -273,14 +292,27 @@ impl Report {
             }
         );
         if *unknown_truth > 0 {
-            text += &format!(" {unknown_truth} of the {truth} held-out {item}s are in no catalogue and can't be found.");
+            text +=
+                &format!(" {unknown_truth} of the {truth} held-out {item}s are in no catalogue and can't be found.");
+        }
+        let (first, _) = self.cut_offs();
+        let mean = |name: &str| Some(self.evaluation(name)?.all.metric(&format!("ndcg@{first}"))?.mean);
+        if let (Some(own), Some(oracle)) = (mean(TWO_TOWER), mean("oracle"))
+            && oracle > 0.0
+        {
+            let share = 100.0 * own / oracle;
+            text += &format!(" The two-tower reaches {share:.0} % of the oracle's NDCG@{first}.");
         }
         text
     }
 
     /// For a terminal.
     pub fn to_text(&self) -> String {
-        format!("{}\n\n{}\n{}", self.headline(), self.table().to_text(), self.difference_table().to_text())
+        let mut text = format!("{}\n\n{}", self.headline(), self.table().to_text());
+        if !self.differences.is_empty() {
+            text += &format!("\n{}", self.difference_table().to_text());
+        }
+        text
     }
 
     /// For a repository or a pull request.
@@ -298,7 +330,8 @@ impl Report {
     /// Data and model in one table.
     pub fn facts(&self) -> Table {
         let DatasetFacts { dir, fingerprint, kind, item_kind, counts, split } = &self.dataset;
-        let Config { model, loss, train, data, .. } = &self.model.config;
+        let ModelFacts { run, config, weights } = &self.model;
+        let Config { model, loss, train, data, .. } = config;
         let mut table = Table::new().text("fact").text("value");
         let mut fact = |name: &str, value: String| table.push([name.to_owned(), value]);
         fact("dataset", format!("{} ({})", dir.display(), debug_name(kind)));
@@ -310,7 +343,7 @@ impl Report {
         fact("held-out part", format!("{} events of {} users", counts.test_events, counts.test_users));
         fact("split", format!("{} ({})", split.kind, split.parameters));
         fact("split hash", split.hash.clone());
-        fact("run", self.model.run.display().to_string());
+        fact("run", run.display().to_string());
         fact(
             "towers",
             format!(
@@ -326,10 +359,13 @@ impl Report {
         fact(
             "training",
             format!(
-                "{} objective, {} candidates, seed {}",
+                "{} objective, {} candidates, seed {}, {} epochs{}{}",
                 debug_name(data.objective),
                 debug_name(loss.candidates),
-                train.seed
+                train.seed,
+                weights.epoch,
+                weights.validation_ndcg.map_or_else(String::new, |ndcg| format!(", validation NDCG@10 {ndcg:.4}")),
+                if weights.refitted { ", then refitted on the validation part too" } else { "" }
             ),
         );
         table
@@ -365,8 +401,8 @@ impl Report {
     /// [`Error::Io`] with the path; nothing is left behind then.
     pub fn write(&self, out: &Path) -> Result<PathBuf> {
         let writer = DirWriter::create(out, IfExists::Replace)?;
-        let json = serde_json::to_string_pretty(self)
-            .map_err(|error| Error::Internal(format!("evaluation.json: {error}")))?;
+        let json =
+            serde_json::to_string_pretty(self).map_err(|error| Error::Internal(format!("evaluation.json: {error}")))?;
         for (name, text) in
             [("evaluation.json", json), ("report.html", html::page(self)), ("report.md", self.to_markdown())]
         {
@@ -407,7 +443,14 @@ fn difference(
             SegmentKind::Warm => !cold,
             SegmentKind::Cold => cold,
         };
-        Some(rows.values[at].iter().zip(&rows.cold).filter(|(_, cold)| wanted(**cold)).map(|(value, _)| *value).collect())
+        Some(
+            rows.values[at]
+                .iter()
+                .zip(&rows.cold)
+                .filter(|(_, cold)| wanted(**cold))
+                .map(|(value, _)| *value)
+                .collect(),
+        )
     };
     match (column(first), column(other)) {
         (Some(a), Some(b)) if !a.is_empty() => bootstrap::paired(&a, &b, first.resamples, first.seed).map(Some),
@@ -497,7 +540,8 @@ mod tests {
             },
         };
         let config = Config::resolve(&[], &[]).unwrap();
-        let model = ModelFacts { run: "runs/one".into(), config };
+        let weights = WeightsInfo { epoch: 3, validation_ndcg: Some(0.1), refitted: false };
+        let model = ModelFacts { run: "runs/one".into(), config, weights };
         Report::new(dataset, model, Protocol::new(&options, &cases, 50), evaluations).unwrap()
     }
 

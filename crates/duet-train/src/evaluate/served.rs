@@ -1,14 +1,18 @@
 //! The two-tower as it serves: personal lists where the model knows something, a fallback where it does not.
 
 use duet_core::{Error, ItemIdx, Result};
-use duet_retrieval::{Query, Recommender, Scored, VectorRecommender, search::VectorSearch};
+use duet_retrieval::{
+    Query, Recommender, Scored, VectorRecommender,
+    search::{Index, VectorSearch},
+};
 
 /// A vector recommender with a fallback for users it knows nothing about: no row, or neither history nor features.
 ///
 /// The vector of such a user would be the same for all of them and was never trained to rank; measured apart, the
 /// fallback is what they would really see.
 pub struct ServedTwoTower {
-    model: VectorRecommender<duet_retrieval::search::ExactIndex>,
+    name: String,
+    model: VectorRecommender<Index>,
     personal: Vec<bool>,
     fallback: Box<dyn Recommender>,
 }
@@ -19,14 +23,15 @@ impl ServedTwoTower {
     /// # Errors
     /// [`Error::Internal`] if there is not one flag per user vector.
     pub fn new(
-        model: VectorRecommender<duet_retrieval::search::ExactIndex>,
+        name: impl Into<String>,
+        model: VectorRecommender<Index>,
         personal: Vec<bool>,
         fallback: Box<dyn Recommender>,
     ) -> Result<Self> {
         if personal.len() != model.users().len() {
             return Err(Error::Internal(format!("{} flags for {} user vectors", personal.len(), model.users().len())));
         }
-        Ok(Self { model, personal, fallback })
+        Ok(Self { name: name.into(), model, personal, fallback })
     }
 
     fn is_personal(&self, query: &Query<'_>) -> bool {
@@ -36,7 +41,7 @@ impl ServedTwoTower {
 
 impl Recommender for ServedTwoTower {
     fn name(&self) -> &str {
-        self.model.name()
+        &self.name
     }
 
     fn is_exact(&self) -> bool {
@@ -74,16 +79,12 @@ mod tests {
     fn unknown_users_get_the_fallback_in_place() {
         let items = Vectors::new(2, vec![1.0, 0.0, 0.0, 1.0, 0.5, 0.5]).unwrap();
         let users = Vectors::new(2, vec![1.0, 0.1, 1.0, 0.1]).unwrap();
-        let model = VectorRecommender::new("two_tower", users, ExactIndex::new(Arc::new(items)).unwrap()).unwrap();
+        let index = Index::Exact(ExactIndex::new(Arc::new(items)).unwrap());
+        let model = VectorRecommender::new("model", users, index).unwrap();
         let fallback = Box::new(Popularity::from_counts(&[1, 5, 3]));
-        let served = ServedTwoTower::new(model, vec![true, false], fallback).unwrap();
-        let query = |user: Option<u32>| Query {
-            user: user.map(UserIdx),
-            history: &[],
-            k: 2,
-            filter: None,
-            exclude: &[],
-        };
+        let served = ServedTwoTower::new("two_tower", model, vec![true, false], fallback).unwrap();
+        let query =
+            |user: Option<u32>| Query { user: user.map(UserIdx), history: &[], k: 2, filter: None, exclude: &[] };
         let lists = served.recommend(&[query(None), query(Some(0)), query(Some(1)), query(Some(0))]).unwrap();
         let rows: Vec<Vec<u32>> = lists.iter().map(|list| list.iter().map(|entry| entry.item.0).collect()).collect();
         assert_eq!(rows, [[1, 2], [0, 2], [1, 2], [0, 2]]);
