@@ -1,1 +1,10 @@
-//! Integration tests.
+//! Integration tests: the real binaries, on data the tests make themselves.
+//!
+//! One binary, so that burn is linked once. What needs something this machine may lack (a GPU driver, Python with pandas, the
+//! public data) prints `skipped: ...`.
+
+mod faults;
+mod interruption;
+mod path;
+mod tables;
+mod workshop;

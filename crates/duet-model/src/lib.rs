@@ -15,11 +15,13 @@
 pub mod adamw;
 pub mod batch;
 pub mod device;
+mod dropout;
 pub mod embedding;
 pub mod encoder;
 pub mod feature_bags;
 pub mod hashing;
 pub mod inference;
+mod kernels;
 pub mod loss;
 pub mod model;
 pub mod state;

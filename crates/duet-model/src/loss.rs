@@ -23,7 +23,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use duet_core::Result;
 use rayon::prelude::*;
 
-use crate::embedding::to_host;
+use crate::{embedding::to_host, kernels};
 
 /// Rows whose logits exist at a time: with 4,096 columns a tile is 4 MiB, about a core's share of the cache.
 const TILE_ROWS: usize = 256;
@@ -151,17 +151,14 @@ fn host_row(logits: &mut [f32], targets: &Targets, row: usize, norm: f32) -> f32
     let positives = targets.positives(row);
     let weight = targets.row_weights[row] * norm;
     let positive_logits: Vec<f32> = positives.clone().map(|at| logits[targets.columns[at] as usize]).collect();
-    for (logit, log_inclusion) in logits.iter_mut().zip(&targets.log_inclusion) {
-        *logit -= log_inclusion;
-    }
+    kernels::subtract(logits, &targets.log_inclusion);
     for column in targets.masked(row) {
         logits[column as usize] = f32::NEG_INFINITY;
     }
     for (at, &logit) in positives.clone().zip(&positive_logits) {
         logits[targets.columns[at] as usize] = logit;
     }
-    let max = max(logits);
-    let sum = exp_sum(logits, max);
+    let (max, sum) = kernels::exponentials(logits);
     let log_sum = max + sum.ln();
     let factor = weight / sum;
     for probability in logits.iter_mut() {
@@ -173,57 +170,6 @@ fn host_row(logits: &mut [f32], targets: &Targets, row: usize, norm: f32) -> f32
         loss += targets.shares[at] * (log_sum - logit);
     }
     loss * weight
-}
-
-/// Lanes of the reductions: enough for two AVX-512 registers, so that the compiler keeps several sums in flight.
-const LANES: usize = 32;
-
-fn max(values: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let tail = chunks.remainder();
-    for chunk in chunks {
-        for (lane, &value) in lanes.iter_mut().zip(chunk) {
-            *lane = if value > *lane { value } else { *lane };
-        }
-    }
-    tail.iter().chain(&lanes).copied().fold(f32::NEG_INFINITY, f32::max)
-}
-
-/// Replaces every value by `exp(value - max)` and returns the sum.
-fn exp_sum(values: &mut [f32], max: f32) -> f32 {
-    let mut lanes = [0.0_f32; LANES];
-    let mut chunks = values.chunks_exact_mut(LANES);
-    for chunk in &mut chunks {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *value = exp_nonpositive(*value - max);
-            *lane += *value;
-        }
-    }
-    let mut sum = 0.0;
-    for value in chunks.into_remainder() {
-        *value = exp_nonpositive(*value - max);
-        sum += *value;
-    }
-    sum + lanes.iter().sum::<f32>()
-}
-
-/// `exp(x)` for `x <= 0`, relative error below 3e-7, written so that the compiler vectorises it (`f32::exp` is a call).
-///
-/// Cody-Waite reduction `x = n ln 2 + r`, degree-6 polynomial in `r`, scaling by adding `n` to the exponent bits.
-#[inline]
-fn exp_nonpositive(x: f32) -> f32 {
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Below -87 the result would be subnormal: it is taken as exp(-87) = 1.6e-38, nothing in any sum.
-    let x = if x > -87.0 { x } else { -87.0 };
-    // Adding and taking away 1.5 * 2^23 rounds to the nearest integer; `round` would be a call on baseline x86-64.
-    const ROUND: f32 = 12_582_912.0;
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
-    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    let p = 1.0
-        + r * (1.0 + r * (0.5 + r * (0.166_666_57 + r * (0.041_666_5 + r * (0.008_333_68 + r * 0.001_398_2)))));
-    p * f32::from_bits(((n as i32 + 127) as u32) << 23)
 }
 
 /// A place beyond every prefix.

@@ -5,7 +5,6 @@
 
 use burn::{
     module::{Module, ModuleMapper, Param},
-    nn::{Dropout, DropoutConfig},
     tensor::{Device, Tensor, TensorData},
 };
 use duet_core::config::{Encoder, LossConfig, ModelConfig};
@@ -15,6 +14,7 @@ use rand_pcg::Pcg64Mcg;
 use crate::{
     batch::{Candidates, LENGTH_BUCKETS, Windows},
     device::OpenDevice,
+    dropout::Dropout,
     embedding::{EmbeddingTable, indices},
     encoder::{self, AttentionPool, Transformer, TransformerConfig},
     hashing::{RowMap, Rows},
@@ -149,7 +149,7 @@ impl TwoTower {
     /// A freshly initialised model. The same seed gives the same parameters on every device.
     pub fn new(config: &ModelConfig, loss: &LossConfig, shape: DataShape, device: &OpenDevice, seed: u64) -> Self {
         let autodiff = device.device.clone().autodiff();
-        let towers = Towers::new(config, loss, &shape, &autodiff).map(&mut SeededInit::new(seed));
+        let towers = Towers::new(config, loss, &shape, &autodiff, device.is_host()).map(&mut SeededInit::new(seed));
         let table = |rows: usize, dim: usize, deviation: f64, salt: u64| {
             let seed = seed.wrapping_mul(31).wrapping_add(salt);
             EmbeddingTable::random(rows, dim, deviation as f32, seed, &device.device, device.is_host())
@@ -294,9 +294,9 @@ fn row_map(config: &ModelConfig) -> RowMap {
 }
 
 impl Towers {
-    fn new(config: &ModelConfig, loss: &LossConfig, shape: &DataShape, device: &Device) -> Self {
+    fn new(config: &ModelConfig, loss: &LossConfig, shape: &DataShape, device: &Device, host: bool) -> Self {
         let dim = config.dim;
-        let residual = || (config.hidden > 0).then(|| Residual::new(dim, config.hidden, dim, config.dropout, device));
+        let residual = || (config.hidden > 0).then(|| Residual::new(dim, config.hidden, dim, config.dropout, device, host));
         let transformer = TransformerConfig {
             dim,
             layers: config.layers,
@@ -318,7 +318,7 @@ impl Towers {
                 Param::from_tensor(Tensor::from_data(TensorData::new(vec![value], [1]), device))
             }),
             learn_scale: loss.learn_temperature,
-            dropout: DropoutConfig::new(config.dropout).init(),
+            dropout: Dropout::new(config.dropout, host),
         }
     }
 

@@ -9,11 +9,11 @@
 
 use burn::{
     module::{Module, Param},
-    nn::{Dropout, DropoutConfig, Linear, LinearConfig},
+    nn::{Linear, LinearConfig},
     tensor::{Device, Tensor, TensorData, activation},
 };
 
-use crate::{embedding::indices, feature_bags::FeatureRows};
+use crate::{dropout::Dropout, embedding::indices, feature_bags::FeatureRows};
 
 /// A two-layer network whose output is added to its input's first part.
 #[derive(Module, Debug)]
@@ -24,12 +24,12 @@ pub struct Residual {
 }
 
 impl Residual {
-    /// `hidden` units between `input` and `output` values.
-    pub fn new(input: usize, hidden: usize, output: usize, dropout: f64, device: &Device) -> Self {
+    /// `hidden` units between `input` and `output` values; `host`: whether tensors live in host memory.
+    pub fn new(input: usize, hidden: usize, output: usize, dropout: f64, device: &Device, host: bool) -> Self {
         Self {
             inner: LinearConfig::new(input, hidden).init(device),
             outer: LinearConfig::new(hidden, output).init(device),
-            dropout: DropoutConfig::new(dropout).init(),
+            dropout: Dropout::new(dropout, host),
         }
     }
 
