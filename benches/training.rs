@@ -27,7 +27,7 @@ use duet_model::{
     feature_bags::FeatureRows,
     loss::Targets,
     model::{DataShape, TwoTower},
-    step::Learner,
+    step::{Learner, Rates},
 };
 use duet_train::{batcher::Batcher, examples::Examples};
 
@@ -224,7 +224,9 @@ impl Times {
     fn step(&mut self, learner: &mut Learner, config: &Config, batch: &Batch, data: Duration) -> Result<f32> {
         self.seed += 1;
         let started = Instant::now();
-        let output = learner.step(batch, config.train.tower_rate, config.train.table_rate as f32, self.seed)?;
+        let train = &config.train;
+        let rates = Rates { towers: train.tower_rate, tables: train.table_rate, features: train.feature_rate };
+        let output = learner.step(batch, rates, self.seed)?;
         let loss = to_host(output.loss)?[0];
         self.step.push(millis(data + started.elapsed()));
         self.data.push(millis(data));

@@ -93,6 +93,7 @@ pub struct ModelConfig {
     pub user_features: bool,
     pub item_features: bool,
     pub history_length: bool,
+    pub feature_dropout: f64,
     pub hidden: usize,
     pub dropout: f64,
     pub id_dropout: f64,
@@ -131,6 +132,7 @@ pub struct LossConfig {
 #[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "configs/default.toml documents every value")]
 pub enum CandidateSource {
+    Auto,
     Catalogue,
     Sampled,
 }
@@ -144,6 +146,7 @@ pub struct TrainConfig {
     pub batch_windows: usize,
     pub tower_rate: f64,
     pub table_rate: f64,
+    pub feature_rate: f64,
     pub weight_decay: f64,
     pub warmup_steps: usize,
     pub clip_norm: f64,
@@ -253,6 +256,7 @@ impl Config {
         check(model.feed_forward >= 1, "model.feed_forward", "at least 1")?;
         check(model.item_id || model.item_features, "model.item_id", "true, or else model.item_features")?;
         check(probability(model.dropout), "model.dropout", "at least 0 and below 1")?;
+        check(share(model.feature_dropout), "model.feature_dropout", "between 0 and 1")?;
         check(probability(model.id_dropout), "model.id_dropout", "at least 0 and below 1")?;
         check((1..=8).contains(&model.hashes), "model.hashes", "between 1 and 8")?;
         check(model.hash_buckets <= u32::MAX as usize, "model.hash_buckets", "below 2^32")?;
@@ -274,6 +278,7 @@ impl Config {
         check(train.batch_windows >= 1, "train.batch_windows", "at least 1")?;
         check(positive(train.tower_rate), "train.tower_rate", "positive")?;
         check(positive(train.table_rate), "train.table_rate", "positive")?;
+        check(positive(train.feature_rate), "train.feature_rate", "positive")?;
         check(not_negative(train.weight_decay), "train.weight_decay", "at least 0")?;
         check(not_negative(train.clip_norm), "train.clip_norm", "at least 0")?;
         check(train.validate_every >= 1, "train.validate_every", "at least 1")?;

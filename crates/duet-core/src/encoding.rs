@@ -78,6 +78,16 @@ impl EncodedTable {
         &self.bag_ids[self.bag_offsets[at] as usize..self.bag_offsets[at + 1] as usize]
     }
 
+    /// Appends the rows of a table of the same encoder.
+    pub fn append(&mut self, other: &Self) {
+        debug_assert_eq!((self.slots, self.dense_width), (other.slots, other.dense_width));
+        let shift = self.bag_ids.len() as u32;
+        self.rows += other.rows;
+        self.bag_ids.extend_from_slice(&other.bag_ids);
+        self.bag_offsets.extend(other.bag_offsets.iter().skip(1).map(|offset| offset + shift));
+        self.dense.extend_from_slice(&other.dense);
+    }
+
     /// The dense values of one row.
     pub fn dense_row(&self, row: usize) -> &[f32] {
         &self.dense[row * self.dense_width..(row + 1) * self.dense_width]

@@ -22,9 +22,13 @@ use crate::{
     inference::Embedder,
     loss::{LossOutput, Targets, sampled_softmax},
     model::{DataShape, Towers, TwoTower},
-    step::Learner,
+    step::{Learner, Rates},
     unique::Unique,
 };
+
+fn rates(towers: f64, tables: f64) -> Rates {
+    Rates { towers, tables, features: tables }
+}
 
 fn devices() -> Vec<OpenDevice> {
     let mut choices = vec![DeviceChoice::Cpu, DeviceChoice::NdArray];
@@ -372,8 +376,8 @@ fn every_device_gives_the_gradients_and_the_loss_curve_of_the_cpu() {
                         assert_close(&what, gradient, &expected, 2e-3);
                     }
                 }
-                expected.step(&batch, 1e-3, 0.05, 0).unwrap();
-                found.step(&batch, 1e-3, 0.05, 0).unwrap();
+                expected.step(&batch, rates(1e-3, 0.05), 0).unwrap();
+                found.step(&batch, rates(1e-3, 0.05), 0).unwrap();
             }
         }
     }
@@ -385,7 +389,7 @@ fn the_loss_falls() {
         let mut learner = learner(settings, &cpu());
         let batch = random_batch(learner.model.is_shared(), 1);
         let losses: Vec<f32> =
-            (0..60).map(|_| to_host(learner.step(&batch, 5e-3, 0.1, 0).unwrap().loss).unwrap()[0]).collect();
+            (0..60).map(|_| to_host(learner.step(&batch, rates(5e-3, 0.1), 0).unwrap().loss).unwrap()[0]).collect();
         assert!(losses[59] < 0.75 * losses[0], "{settings:?}: {} to {}", losses[0], losses[59]);
     }
 }
@@ -489,14 +493,14 @@ fn a_restored_learner_goes_on_bit_for_bit() {
     let mut straight = learner(&settings, &device);
     let batches: Vec<Batch> = (0..6).map(|seed| random_batch(true, seed)).collect();
     for batch in &batches[..3] {
-        straight.step(batch, 1e-2, 0.1, 5).unwrap();
+        straight.step(batch, rates(1e-2, 0.1), 5).unwrap();
     }
     let (steps, state) = straight.state().unwrap();
     let mut resumed = learner(&settings, &device);
     resumed.restore(steps, &state.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect()).unwrap();
     for batch in &batches[3..] {
-        straight.step(batch, 1e-2, 0.1, 5).unwrap();
-        resumed.step(batch, 1e-2, 0.1, 5).unwrap();
+        straight.step(batch, rates(1e-2, 0.1), 5).unwrap();
+        resumed.step(batch, rates(1e-2, 0.1), 5).unwrap();
     }
     assert_eq!(straight.state().unwrap(), resumed.state().unwrap());
 }

@@ -45,6 +45,17 @@ pub struct StepTimes {
     pub update: Duration,
 }
 
+/// Learning rates of a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rates {
+    /// AdamW on the towers.
+    pub towers: f64,
+    /// Row-wise Adagrad on the tables of items and users.
+    pub tables: f64,
+    /// Row-wise Adagrad on the tables of feature values.
+    pub features: f64,
+}
+
 /// What a step gives back.
 #[derive(Debug)]
 pub struct StepOutput {
@@ -82,13 +93,13 @@ impl Learner {
     ///
     /// # Errors
     /// [`duet_core::Error::Internal`] if the device can't be read.
-    pub fn step(&mut self, batch: &Batch, tower_rate: f64, table_rate: f32, seed: u64) -> Result<StepOutput> {
+    pub fn step(&mut self, batch: &Batch, rates: Rates, seed: u64) -> Result<StepOutput> {
         let Gradients { loss, gathered, leaves, towers, mut times } = self.gradients(batch, seed)?;
         let started = Instant::now();
-        self.update_tables(&gathered, leaves, table_rate);
+        self.update_tables(&gathered, leaves, rates);
         let towers = clip(towers, &self.model.towers, self.clip_norm);
         // The module is moved through the optimiser; a clone of it shares every tensor.
-        let updated = self.optimiser.step(self.model.towers.clone(), towers, tower_rate);
+        let updated = self.optimiser.step(self.model.towers.clone(), towers, rates.towers);
         self.model.towers = updated.clamp_temperature(self.temperature_bounds);
         times.update = started.elapsed();
         Ok(StepOutput { loss, times })
@@ -140,12 +151,13 @@ impl Learner {
         self.optimiser.restore(steps, tensors, &self.model.device.device)
     }
 
-    fn update_tables(&mut self, gathered: &Gathered, mut leaves: Vec<Option<Tensor<2>>>, rate: f32) {
+    fn update_tables(&mut self, gathered: &Gathered, mut leaves: Vec<Option<Tensor<2>>>, rates: Rates) {
         for (name, table) in self.model.tables.named_mut() {
             let Some(at) = gathered.rows.iter().position(|(gathered, _)| *gathered == name) else { continue };
             // No gradient: nothing of this table reached the loss (all ids dropped, say).
             if let Some(gradient) = leaves[at].take() {
-                table.update(&gathered.rows[at].1.rows, gradient, rate);
+                let rate = if name.ends_with("features") { rates.features } else { rates.tables };
+                table.update(&gathered.rows[at].1.rows, gradient, rate as f32);
             }
         }
     }

@@ -36,6 +36,8 @@ pub struct Progress {
     pub batch: usize,
     /// Steps of this phase that are done.
     pub step: u64,
+    /// Epochs of the search that are done.
+    pub searched: usize,
     /// Best validation so far: epochs trained, NDCG@10.
     pub best: Option<(usize, f64)>,
     /// Validations since.
@@ -58,6 +60,7 @@ impl Progress {
             epoch: 0,
             batch: 0,
             step: 0,
+            searched: 0,
             best: None,
             stale: 0,
             seconds: 0.0,

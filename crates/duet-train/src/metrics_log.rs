@@ -29,6 +29,8 @@ pub enum Line {
         tower_rate: f64,
         /// Learning rate of the tables.
         table_rate: f64,
+        /// Learning rate of the feature tables.
+        feature_rate: f64,
         /// Loss rows (positions) a second since the last line.
         positions_per_second: f64,
         /// Seconds since the last line spent waiting for batches.

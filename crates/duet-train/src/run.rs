@@ -64,12 +64,14 @@ impl RunInfo {
         }
     }
 
-    /// Encoded features of all users and items of the dataset.
+    /// Encoded features of all users and items of the dataset; the users have one more row, in which everything is missing.
     ///
     /// # Errors
     /// As [`Dataset::users`] and [`TableEncoder::encode`].
     pub fn encode(&self, dataset: &Dataset) -> Result<(EncodedTable, EncodedTable)> {
-        Ok((self.users.encode(&dataset.users()?)?, self.items.encode(&dataset.items()?)?))
+        let mut users = self.users.encode(&dataset.users()?)?;
+        users.append(&self.users.missing_row());
+        Ok((users, self.items.encode(&dataset.items()?)?))
     }
 }
 

@@ -18,7 +18,7 @@ use duet_model::{
     device::{DeviceChoice, OpenDevice},
     embedding::{TableState, to_host},
     model::TwoTower,
-    step::{Learner, StepTimes},
+    step::{Learner, Rates, StepTimes},
 };
 use fs_err as fs;
 use indicatif::ProgressBar;
@@ -334,15 +334,19 @@ impl Trainer<'_> {
             let Ok(batch) = batches.recv() else { return Ok(false) };
             meter.waited += waiting.elapsed();
             let factor = schedule::factor(self.progress.step, total, train.warmup_steps);
-            let (tower_rate, table_rate) = (train.tower_rate * factor, train.table_rate * factor);
+            let rates = Rates {
+                towers: train.tower_rate * factor,
+                tables: train.table_rate * factor,
+                features: train.feature_rate * factor,
+            };
             if batch.rows() > 0 {
                 let seed = train.seed.wrapping_mul(0x9e37_79b9).wrapping_add(self.progress.step);
-                let output = learner.step(&batch, tower_rate, table_rate as f32, seed)?;
+                let output = learner.step(&batch, rates, seed)?;
                 meter.add(batch.rows(), output.times);
                 self.progress.rows += batch.rows() as u64;
                 if (self.progress.step + 1).is_multiple_of(train.log_every as u64) {
                     let loss = to_host(output.loss)?[0];
-                    self.log_step(learner, &mut meter, loss, tower_rate, table_rate)?;
+                    self.log_step(learner, &mut meter, loss, rates)?;
                     bar.set_message(format!("epoch {} loss {loss:.3}", self.progress.epoch + 1));
                 }
             }
@@ -368,7 +372,7 @@ impl Trainer<'_> {
         }
     }
 
-    fn log_step(&mut self, learner: &Learner, meter: &mut Meter, loss: f32, tower_rate: f64, table_rate: f64) -> Result<()> {
+    fn log_step(&mut self, learner: &Learner, meter: &mut Meter, loss: f32, rates: Rates) -> Result<()> {
         if !loss.is_finite() {
             return Err(Error::input(format!(
                 "the loss is {loss} at step {}: training diverged; lower train.table_rate or train.tower_rate",
@@ -380,8 +384,9 @@ impl Trainer<'_> {
             epoch: self.progress.epoch,
             step: self.progress.step + 1,
             loss,
-            tower_rate,
-            table_rate,
+            tower_rate: rates.towers,
+            table_rate: rates.tables,
+            feature_rate: rates.features,
             positions_per_second: meter.rows as f64 / meter.since.elapsed().as_secs_f64(),
             seconds_data: meter.waited.as_secs_f64(),
             seconds_forward: meter.times.forward.as_secs_f64(),
@@ -425,6 +430,9 @@ impl Trainer<'_> {
                 seconds: started.elapsed().as_secs_f64(),
             })?;
         }
+        if self.progress.phase == Phase::Search {
+            self.progress.searched = epoch;
+        }
         if over {
             // The phase ends here for a resumed run too.
             self.progress.epoch = fit.epochs;
@@ -444,8 +452,8 @@ impl Trainer<'_> {
         let best = self.progress.best;
         TrainSummary {
             run: self.options.out.clone(),
-            epochs: self.progress.epoch,
-            best_epoch: best.map_or(self.progress.epoch, |(epoch, _)| epoch),
+            epochs: self.progress.searched,
+            best_epoch: best.map_or(self.progress.searched, |(epoch, _)| epoch),
             validation_ndcg: best.map(|(_, ndcg)| ndcg),
             seconds,
             stopped: self.stopped,
