@@ -156,7 +156,7 @@ fn wrong_names_and_values_are_answered_with_the_valid_ones() {
         ),
         (&["import", "--interactions", &csv, "--out", &out, "--split", "random:1.5"], 2, &["random:1.5"]),
         (&["recommend", "--bundle", bundle, "--users", "all", "--filter", "colour=red"], 1, &["colour", "valid"]),
-        (&["recommend", "--bundle", bundle, "--users", "all", "--filter", "colour"], 2, &["colour"]),
+        (&["recommend", "--bundle", bundle, "--users", "all", "--filter", "colour"], 1, &["colour", "column=value"]),
         (&["recommend", "--bundle", bundle, "--run", trained, "--users", "all"], 2, &["--bundle", "--run"]),
         (&["import", "--out", &out], 2, &["--interactions"]),
         (&["train", "--data", "no-such-place", "--out", &out], 1, &["no-such-place"]),
@@ -340,6 +340,21 @@ fn damaged_runs_and_datasets_are_refused() {
         fs::write(&file, &good).expect("a writable file");
     }
     duet(&embed);
+}
+
+/// A configuration cut at the end of a line is still TOML.
+#[test]
+fn a_run_with_a_cut_configuration_is_refused() {
+    let small = Small::new();
+    let (trained, out) = (small.path("run"), small.path("out"));
+    let file = trained.join("config.toml");
+    let good = fs::read_to_string(&file).expect("a readable file");
+    let lines: Vec<&str> = good.split_inclusive('\n').collect();
+    for kept in 0..lines.len() {
+        fs::write(&file, lines[..kept].concat()).expect("a writable file");
+        let args = ["embed", "--run", text(&trained), "--out", text(&out), "--device", "cpu"];
+        fail_cleanly(small.dir.path(), "duet", &args, 1, &[text(&trained)]);
+    }
 }
 
 /// A file system of its own in memory, unmounted when dropped.

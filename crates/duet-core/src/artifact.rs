@@ -95,7 +95,16 @@ impl<T: Serialize + DeserializeOwned> Manifest<T> {
     /// [`Error::Data`] naming the file that is missing, truncated, damaged, or of another kind or version.
     pub fn open(dir: &Path, magic: &str, version: u32) -> Result<Self> {
         let manifest = Self::open_unchecked(dir, magic, version)?;
-        for (name, entry) in &manifest.files {
+        manifest.verify(dir)?;
+        Ok(manifest)
+    }
+
+    /// Checks every listed file of `dir`.
+    ///
+    /// # Errors
+    /// As [`Manifest::open`].
+    pub fn verify(&self, dir: &Path) -> Result<()> {
+        for (name, entry) in &self.files {
             let path = dir.join(name);
             if !path.exists() {
                 return Err(Error::data(&path, format!("missing, though {MANIFEST} lists it")));
@@ -104,7 +113,10 @@ impl<T: Serialize + DeserializeOwned> Manifest<T> {
             if found.bytes != entry.bytes {
                 return Err(Error::data(
                     &path,
-                    format!("{} bytes long, {MANIFEST} says {}: the file is truncated or was replaced", found.bytes, entry.bytes),
+                    format!(
+                        "{} bytes long, {MANIFEST} says {}: the file is truncated or was replaced",
+                        found.bytes, entry.bytes
+                    ),
                 ));
             }
             if found.crc32 != entry.crc32 {
@@ -114,7 +126,7 @@ impl<T: Serialize + DeserializeOwned> Manifest<T> {
                 ));
             }
         }
-        Ok(manifest)
+        Ok(())
     }
 
     /// Reads and checks the manifest alone.
@@ -129,16 +141,26 @@ impl<T: Serialize + DeserializeOwned> Manifest<T> {
         if !path.exists() {
             return Err(Error::data(dir, format!("not a {magic}: it holds no {MANIFEST}")));
         }
-        let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+        Self::read(&path, magic, version)
+    }
+
+    /// Reads and checks a manifest of any name.
+    ///
+    /// # Errors
+    /// As [`Manifest::open`].
+    pub fn read(path: &Path, magic: &str, version: u32) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(Error::io(path))?;
         let manifest: Self = serde_json::from_str(&text).map_err(|error| {
             // Say "wrong kind" rather than "missing field" where the file is another artifact's manifest.
             match serde_json::from_str::<Manifest<serde_json::Value>>(&text) {
-                Ok(other) if other.magic != magic => Error::data(&path, format!("this is a {}, not a {magic}", other.magic)),
-                _ => Error::data(&path, format!("not a valid {magic} manifest: {error}")),
+                Ok(other) if other.magic != magic => {
+                    Error::data(path, format!("this is a {}, not a {magic}", other.magic))
+                }
+                _ => Error::data(path, format!("not a valid {magic} manifest: {error}")),
             }
         })?;
         if manifest.magic != magic {
-            return Err(Error::data(&path, format!("this is a {}, not a {magic}", manifest.magic)));
+            return Err(Error::data(path, format!("this is a {}, not a {magic}", manifest.magic)));
         }
         if manifest.version != version {
             return Err(Error::data(
@@ -147,18 +169,17 @@ impl<T: Serialize + DeserializeOwned> Manifest<T> {
             ));
         }
         let zeroed = zero_crc(&text, &manifest.crc32)
-            .ok_or_else(|| Error::data(&path, "damaged: its crc32 field is not where it must be"))?;
+            .ok_or_else(|| Error::data(path, "damaged: its crc32 field is not where it must be"))?;
         let found = format!("{:08x}", crc32fast::hash(zeroed.as_bytes()));
         if found != manifest.crc32 {
-            return Err(Error::data(&path, format!("damaged: CRC-32 {found} where it says {}", manifest.crc32)));
+            return Err(Error::data(path, format!("damaged: CRC-32 {found} where it says {}", manifest.crc32)));
         }
         Ok(manifest)
     }
 }
 
 fn render<T: Serialize>(magic: &str, version: u32, files: BTreeMap<String, FileEntry>, body: &T) -> Result<String> {
-    let manifest =
-        Manifest { magic: magic.to_owned(), version, files, body, crc32: NO_CRC.to_owned() };
+    let manifest = Manifest { magic: magic.to_owned(), version, files, body, crc32: NO_CRC.to_owned() };
     let text = serde_json::to_string_pretty(&manifest)
         .map_err(|error| Error::Internal(format!("manifest of {magic}: {error}")))?;
     let crc32 = format!("{:08x}", crc32fast::hash(text.as_bytes()));
@@ -169,6 +190,30 @@ fn render<T: Serialize>(magic: &str, version: u32, files: BTreeMap<String, FileE
 fn zero_crc(text: &str, crc32: &str) -> Option<String> {
     let at = text.rfind(crc32).filter(|_| crc32.len() == NO_CRC.len())?;
     Some(format!("{}{NO_CRC}{}", &text[..at], &text[at + crc32.len()..]))
+}
+
+/// Writes a manifest over the named files of its directory: for directories that grow and are not published at once.
+///
+/// # Errors
+/// [`Error::Io`] with the path.
+pub fn write_manifest<T: Serialize>(path: &Path, magic: &str, version: u32, names: &[&str], body: &T) -> Result<()> {
+    let mut files = BTreeMap::new();
+    for name in names {
+        files.insert((*name).to_owned(), checksum(&path.with_file_name(name))?);
+    }
+    write_file(path, render(magic, version, files, body)?.as_bytes())
+}
+
+/// Puts the place of an artifact in order after a killed run: its unfinished successor is removed, and the artifact itself put back if
+/// it was being replaced.
+///
+/// # Errors
+/// [`Error::Input`] if another process is writing it.
+pub fn tidy(target: &Path) -> Result<()> {
+    if ["partial", "old", "lock"].iter().any(|suffix| sibling(target, suffix).exists()) {
+        drop(DirWriter::create(target, IfExists::Replace)?);
+    }
+    Ok(())
 }
 
 /// What to do when the place of a new artifact is taken.
@@ -212,7 +257,9 @@ impl DirWriter {
     /// [`Error::Input`] if `target` exists and may not be replaced, or another process is building it.
     pub fn create(target: &Path, if_exists: IfExists) -> Result<Self> {
         let target = std::path::absolute(target).map_err(Error::io(target))?;
-        let parent = target.parent().ok_or_else(|| Error::input(format!("{} can't be a directory to write", target.display())))?;
+        let parent = target
+            .parent()
+            .ok_or_else(|| Error::input(format!("{} can't be a directory to write", target.display())))?;
         fs::create_dir_all(parent).map_err(Error::io(parent))?;
         let lock_path = sibling(&target, "lock");
         let lock_file = File::create(&lock_path).map_err(Error::io(&lock_path))?;
@@ -222,7 +269,10 @@ impl DirWriter {
         let lock = DirLock { path: lock_path, _file: lock_file };
         recover(&target)?;
         if target.exists() && if_exists == IfExists::Fail {
-            return Err(Error::input(format!("{} exists already; give another place or --overwrite", target.display())));
+            return Err(Error::input(format!(
+                "{} exists already; give another place or --overwrite",
+                target.display()
+            )));
         }
         let partial = sibling(&target, "partial");
         if partial.exists() {

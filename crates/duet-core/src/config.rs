@@ -238,12 +238,24 @@ impl Config {
         let not_negative = |value: f64| value.is_finite() && value >= 0.0;
         check((1..=4096).contains(&data.window), "data.window", "between 1 and 4096")?;
         check(data.future_items >= 1, "data.future_items", "at least 1")?;
-        check(share(data.position_fraction) && data.position_fraction > 0.0, "data.position_fraction", "above 0 and at most 1")?;
+        check(
+            share(data.position_fraction) && data.position_fraction > 0.0,
+            "data.position_fraction",
+            "above 0 and at most 1",
+        )?;
         let [least, greatest] = data.keep_fraction;
-        check(least <= greatest && share(least) && share(greatest), "data.keep_fraction", "two shares, the lesser first")?;
+        check(
+            least <= greatest && share(least) && share(greatest),
+            "data.keep_fraction",
+            "two shares, the lesser first",
+        )?;
         check(probability(data.history_dropout), "data.history_dropout", "at least 0 and below 1")?;
         check(not_negative(data.recency_half_life_days), "data.recency_half_life_days", "at least 0")?;
-        check(probability(data.validation_fraction) && data.validation_fraction > 0.0, "data.validation_fraction", "between 0 and 1")?;
+        check(
+            probability(data.validation_fraction) && data.validation_fraction > 0.0,
+            "data.validation_fraction",
+            "between 0 and 1",
+        )?;
         check((1..=4096).contains(&model.dim), "model.dim", "between 1 and 4096")?;
         check(not_negative(model.half_life), "model.half_life", "at least 0")?;
         check(share(model.pooling_power), "model.pooling_power", "between 0 and 1")?;
@@ -360,7 +372,11 @@ mod tests {
 
     #[test]
     fn later_layers_win_and_the_result_survives_a_round_trip() {
-        let config = resolve("[model]\ndim = 32\nhidden = 8", &["model.dim=128", "model.encoder=attention", "train.table_rate=1"]).unwrap();
+        let config = resolve(
+            "[model]\ndim = 32\nhidden = 8",
+            &["model.dim=128", "model.encoder=attention", "train.table_rate=1"],
+        )
+        .unwrap();
         assert_eq!((config.model.dim, config.model.hidden), (128, 8));
         assert_eq!(config.model.encoder, Encoder::Attention);
         assert_eq!(config.train.table_rate, 1.0);

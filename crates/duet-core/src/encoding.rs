@@ -334,7 +334,15 @@ mod tests {
             columns: vec![
                 column("age", ColumnValues::Number(vec![17.0, 18.0, f64::NAN, 99.0])),
                 column("city", ColumnValues::Text(vec![some("Oslo"), some("Bonn"), None, some("Rome")])),
-                column("genres", ColumnValues::TextList(vec![vec!["x".into(), "y".into()], vec![], vec!["z".into()], vec!["x".into()]])),
+                column(
+                    "genres",
+                    ColumnValues::TextList(vec![
+                        vec!["x".into(), "y".into()],
+                        vec![],
+                        vec!["z".into()],
+                        vec!["x".into()],
+                    ]),
+                ),
                 column("plays", ColumnValues::Number(vec![0.0, 10.0, f64::NAN, 1000.0])),
                 column("release", ColumnValues::Day(vec![Some(100), Some(50), None, Some(0)])),
             ],

@@ -25,8 +25,7 @@ pub enum EventType {
 
 impl EventType {
     /// Every type, in code order.
-    pub const ALL: [Self; 6] =
-        [Self::Impression, Self::Click, Self::Listen, Self::Follow, Self::Unfollow, Self::Skip];
+    pub const ALL: [Self; 6] = [Self::Impression, Self::Click, Self::Listen, Self::Follow, Self::Unfollow, Self::Skip];
 
     /// The name used in JSON.
     pub fn as_str(self) -> &'static str {

@@ -3,7 +3,7 @@
 //! One row per [`crate::UserIdx`] or [`crate::ItemIdx`]. Values are raw (not encoded): encoding needs statistics of
 //! the training rows and lives in [`crate::encoding`].
 
-use crate::{ids::IdMap, schema::Columns, Error, Result};
+use crate::{Error, Result, ids::IdMap, schema::Columns};
 
 /// The values of one column; every variant has one entry per row.
 #[derive(Debug, Clone, PartialEq)]
@@ -129,9 +129,10 @@ impl FeatureTable {
     /// # Errors
     /// [`Error::Input`] listing the names that exist.
     pub fn column(&self, name: &str) -> Result<&Column> {
-        self.columns.iter().find(|column| column.name == name).ok_or_else(|| {
-            Error::unknown("column", name, self.columns.iter().map(|column| column.name.as_str()))
-        })
+        self.columns
+            .iter()
+            .find(|column| column.name == name)
+            .ok_or_else(|| Error::unknown("column", name, self.columns.iter().map(|column| column.name.as_str())))
     }
 
     /// Checks that every column (and the names, where present) has one value per row.

@@ -13,11 +13,7 @@ use burn::{
 };
 use duet_core::{Error, Result};
 
-use crate::{
-    embedding::to_host,
-    model::Towers,
-    tensor_file::NamedTensor,
-};
+use crate::{embedding::to_host, model::Towers, tensor_file::NamedTensor};
 
 const BETA_1: f32 = 0.9;
 const BETA_2: f32 = 0.98;
@@ -76,8 +72,9 @@ impl AdamW {
             let second = tensors
                 .get(&format!("adamw.second.{path}"))
                 .ok_or_else(|| Error::input(format!("optimiser state: {path} has a first moment and no second")))?;
-            let tensor =
-                |moment: &NamedTensor| Tensor::from_data(TensorData::new(moment.values.clone(), [moment.values.len()]), device);
+            let tensor = |moment: &NamedTensor| {
+                Tensor::from_data(TensorData::new(moment.values.clone(), [moment.values.len()]), device)
+            };
             self.moments.insert(path.to_owned(), Moments { first: tensor(first), second: tensor(second) });
         }
         Ok(())

@@ -120,7 +120,12 @@ fn ndarray() -> Device {
 }
 
 fn names(adapters: &[WgpuAdapter]) -> String {
-    adapters.iter().enumerate().map(|(index, adapter)| format!("wgpu:{index} {}", adapter.name())).collect::<Vec<_>>().join(", ")
+    adapters
+        .iter()
+        .enumerate()
+        .map(|(index, adapter)| format!("wgpu:{index} {}", adapter.name()))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// An adapter wgpu can open.

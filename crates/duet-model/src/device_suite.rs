@@ -112,7 +112,8 @@ fn naive_loss(users: &[f64], items: &[f64], dim: usize, targets: &Targets) -> f6
             .collect();
         let log_sum = logits.iter().map(|logit| logit.exp()).sum::<f64>().ln();
         let shares = &targets.shares[range];
-        let row_loss: f64 = positives.iter().zip(shares).map(|(&at, &share)| f64::from(share) * (log_sum - logits[at])).sum();
+        let row_loss: f64 =
+            positives.iter().zip(shares).map(|(&at, &share)| f64::from(share) * (log_sum - logits[at])).sum();
         loss += f64::from(targets.row_weights[row]) / total * row_loss;
     }
     loss
@@ -139,12 +140,8 @@ fn check_loss(device: &OpenDevice, host: bool, rows: usize, columns: usize, dim:
     let mut random = |count: usize| -> Vec<f32> { (0..count).map(|_| rng.random_range(-1.5..1.5)).collect() };
     let (users, items) = (random(rows * dim), random(columns * dim));
     let targets = random_targets(rows, columns, &mut rng);
-    let output = sampled_softmax(
-        &tensor(&users, [rows, dim], device),
-        &tensor(&items, [columns, dim], device),
-        &targets,
-        host,
-    );
+    let output =
+        sampled_softmax(&tensor(&users, [rows, dim], device), &tensor(&items, [columns, dim], device), &targets, host);
     let LossOutput { loss, users: d_users, items: d_items } = output.unwrap();
     let wide = |values: &[f32]| -> Vec<f64> { values.iter().map(|&value| f64::from(value)).collect() };
     let (users, items) = (wide(&users), wide(&items));
@@ -203,7 +200,13 @@ const SHAPE: DataShape =
     DataShape { users: 6, items: 30, user_vocabulary: 7, user_dense: 2, item_vocabulary: 9, item_dense: 3 };
 
 /// Encoded features with bags of one to three ids.
-fn random_features(rows: usize, slots: usize, vocabulary: usize, dense_width: usize, rng: &mut Pcg64Mcg) -> EncodedTable {
+fn random_features(
+    rows: usize,
+    slots: usize,
+    vocabulary: usize,
+    dense_width: usize,
+    rng: &mut Pcg64Mcg,
+) -> EncodedTable {
     let mut table = EncodedTable { rows, slots, dense_width, bag_offsets: vec![0], ..EncodedTable::default() };
     for _ in 0..rows * slots {
         for _ in 0..rng.random_range(1..=3) {
@@ -347,13 +350,21 @@ fn gradients_of_every_parameter_agree_with_finite_differences() {
                 let mut loss_at = |value: f32| {
                     let mut moved = state.clone();
                     moved[number].values[at] = value;
-                    learner.model.restore(&moved.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect()).unwrap();
+                    learner
+                        .model
+                        .restore(&moved.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect())
+                        .unwrap();
                     f64::from(to_host(learner.gradients(&batch, 0).unwrap().loss).unwrap()[0])
                 };
                 let old = tensor.values[at];
                 let slope = (loss_at(old + STEP) - loss_at(old - STEP)) / f64::from(2.0 * STEP);
                 let error = (slope - f64::from(gradient[at])).abs();
-                assert!(error < 0.03 * f64::from(scale), "{settings:?} {}[{at}]: {} against {slope}", tensor.name, gradient[at]);
+                assert!(
+                    error < 0.03 * f64::from(scale),
+                    "{settings:?} {}[{at}]: {} against {slope}",
+                    tensor.name,
+                    gradient[at]
+                );
             }
         }
     }
@@ -413,7 +424,8 @@ fn sparse_gradients_equal_those_of_a_dense_embedding() {
         let mut unique = Unique::new(10);
         let numbers: Vec<u32> = rows.iter().map(|&row| unique.index(row)).collect();
         let leaf = Tensor::from_inner(table.gather(unique.ids(), &device.device)).require_grad();
-        let product = leaf.clone().select(0, crate::embedding::indices(&numbers, &device.device)) * Tensor::from_inner(weights);
+        let product =
+            leaf.clone().select(0, crate::embedding::indices(&numbers, &device.device)) * Tensor::from_inner(weights);
         let gradient = to_host(leaf.grad(&product.square().sum().backward()).unwrap()).unwrap();
         let mut found = vec![0.0; 30];
         for (row, gradient) in unique.ids().iter().zip(gradient.chunks(3)) {
@@ -475,8 +487,11 @@ fn adamw_is_burns() {
         for _ in 0..5 {
             let gradients = learner.gradients(&batch, 0).unwrap().towers;
             let towers: Towers = learner.model.towers.clone();
-            learner.model.towers =
-                if ours { mine.step(towers, gradients, 1e-2) } else { burns.step(ModuleLearningRate::from(1e-2), towers, gradients) };
+            learner.model.towers = if ours {
+                mine.step(towers, gradients, 1e-2)
+            } else {
+                burns.step(ModuleLearningRate::from(1e-2), towers, gradients)
+            };
         }
         learner.model.state(false).unwrap()
     };

@@ -20,7 +20,7 @@ const CHUNK: usize = 1 << 16;
 
 /// Zeroes elements at random in training and scales the rest up.
 #[derive(Module, Debug)]
-pub struct Dropout {
+pub(crate) struct Dropout {
     elementwise: Elementwise,
     #[module(skip)]
     host: bool,
@@ -28,13 +28,13 @@ pub struct Dropout {
 
 impl Dropout {
     /// `host`: whether tensors live in host memory.
-    pub fn new(probability: f64, host: bool) -> Self {
+    pub(crate) fn new(probability: f64, host: bool) -> Self {
         Self { elementwise: DropoutConfig::new(probability).init(), host }
     }
 
     /// # Shapes
     /// Any, unchanged.
-    pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
+    pub(crate) fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
         let device = input.device();
         let probability = self.elementwise.prob;
         if !self.host || !device.is_autodiff() || probability == 0.0 {

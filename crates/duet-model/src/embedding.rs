@@ -31,6 +31,7 @@ pub struct EmbeddingTable {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a handful of tables exist, and boxing would add a hop to each access")]
 enum Storage {
     /// Row-major weights and one accumulator a row, in host memory.
     Host { weights: Vec<f32>, accumulators: Vec<f32> },
@@ -153,7 +154,8 @@ impl EmbeddingTable {
     /// # Errors
     /// [`Error::Input`] if there are more or fewer values than `rows * dim`.
     pub fn set(&mut self, state: TableState, device: &Device) -> Result<()> {
-        if state.dim != self.dim || state.accumulators.len() != self.rows || state.weights.len() != self.rows * self.dim {
+        if state.dim != self.dim || state.accumulators.len() != self.rows || state.weights.len() != self.rows * self.dim
+        {
             return Err(Error::input(format!(
                 "embedding table of {} rows of {}, expected {} of {}",
                 state.accumulators.len(),

@@ -90,9 +90,7 @@ impl Block {
             .forward(self.attention_norm.forward(states.clone()))
             .reshape([windows, length, 3, self.heads, width])
             .permute([2, 0, 3, 1, 4]); // [3, windows, heads, length, width]
-        let part = |index: usize| {
-            projected.clone().slice([index..index + 1]).reshape([windows, self.heads, length, width])
-        };
+        let part = |index: usize| projected.clone().narrow(0, index, 1).reshape([windows, self.heads, length, width]);
         let bias = self
             .position_bias
             .val()

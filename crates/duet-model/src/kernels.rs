@@ -95,8 +95,7 @@ fn exp_nonpositive(x: f32) -> f32 {
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    let p = 1.0
-        + r * (1.0 + r * (0.5 + r * (0.166_666_57 + r * (0.041_666_5 + r * (0.008_333_68 + r * 0.001_398_2)))));
+    let p = 1.0 + r * (1.0 + r * (0.5 + r * (0.166_666_57 + r * (0.041_666_5 + r * (0.008_333_68 + r * 0.001_398_2)))));
     p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
 }
 
@@ -106,7 +105,8 @@ mod tests {
 
     #[test]
     fn every_variant_gives_the_portable_bits_and_they_are_exponentials() {
-        let logits: Vec<f32> = (0..1013).map(|at| ((at * 7919 % 1013) as f32 - 700.0) / 11.0).chain([f32::NEG_INFINITY]).collect();
+        let logits: Vec<f32> =
+            (0..1013).map(|at| ((at * 7919 % 1013) as f32 - 700.0) / 11.0).chain([f32::NEG_INFINITY]).collect();
         let (mut chosen, mut portable) = (logits.clone(), logits.clone());
         let (max, sum) = exponentials(&mut chosen);
         assert_eq!((max, sum), exponentials_portable(&mut portable));

@@ -96,12 +96,7 @@ pub struct LossOutput {
 ///
 /// # Errors
 /// [`duet_core::Error::Internal`] if the device can't be read.
-pub fn sampled_softmax(
-    users: &Tensor<2>,
-    items: &Tensor<2>,
-    targets: &Targets,
-    host: bool,
-) -> Result<LossOutput> {
+pub fn sampled_softmax(users: &Tensor<2>, items: &Tensor<2>, targets: &Targets, host: bool) -> Result<LossOutput> {
     let [rows, dim] = users.dims();
     let device = users.device();
     let total: f32 = targets.row_weights.iter().sum::<f32>().max(f32::MIN_POSITIVE);
@@ -205,13 +200,7 @@ impl DeviceTargets {
         }
     }
 
-    fn tile(
-        &self,
-        raw: Tensor<2>,
-        targets: &Targets,
-        start: usize,
-        norm: f32,
-    ) -> (Tensor<1>, Tensor<2>) {
+    fn tile(&self, raw: Tensor<2>, targets: &Targets, start: usize, norm: f32) -> (Tensor<1>, Tensor<2>) {
         let [tile, _] = raw.dims();
         let device = raw.device();
         let rows = start..start + tile;

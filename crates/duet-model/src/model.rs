@@ -189,7 +189,12 @@ impl TwoTower {
 
     /// Takes the rows out that `windows` and `candidates` need. With a shared table the candidates, which `windows.history` begins
     /// with, are taken out once.
-    pub(crate) fn gather(&self, windows: Option<&Windows>, candidates: Option<&Candidates>, unique: &mut Unique) -> Gathered {
+    pub(crate) fn gather(
+        &self,
+        windows: Option<&Windows>,
+        candidates: Option<&Candidates>,
+        unique: &mut Unique,
+    ) -> Gathered {
         let mut gathered = Gathered::default();
         let map = self.row_map();
         let mut take = |name: &'static str, table: &Option<EmbeddingTable>, rows: Rows| {
@@ -296,7 +301,8 @@ fn row_map(config: &ModelConfig) -> RowMap {
 impl Towers {
     fn new(config: &ModelConfig, loss: &LossConfig, shape: &DataShape, device: &Device, host: bool) -> Self {
         let dim = config.dim;
-        let residual = || (config.hidden > 0).then(|| Residual::new(dim, config.hidden, dim, config.dropout, device, host));
+        let residual =
+            || (config.hidden > 0).then(|| Residual::new(dim, config.hidden, dim, config.dropout, device, host));
         let transformer = TransformerConfig {
             dim,
             layers: config.layers,
@@ -339,9 +345,9 @@ impl Towers {
     #[must_use]
     pub fn clamp_temperature(mut self, bounds: [f64; 2]) -> Self {
         let [coldest, hottest] = bounds;
-        self.log_scale = self
-            .log_scale
-            .map(|scale| scale.map(|scale| Tensor::from_inner(scale.inner().clamp(-hottest.ln(), -coldest.ln())).require_grad()));
+        self.log_scale = self.log_scale.map(|scale| {
+            scale.map(|scale| Tensor::from_inner(scale.inner().clamp(-hottest.ln(), -coldest.ln())).require_grad())
+        });
         self
     }
 

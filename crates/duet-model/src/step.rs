@@ -15,7 +15,6 @@ use duet_core::{Result, config::Config};
 use crate::{
     adamw::AdamW,
     batch::Batch,
-    
     loss::sampled_softmax,
     model::{Gathered, Towers, TwoTower},
     tensor_file::NamedTensor,
@@ -122,8 +121,7 @@ impl Learner {
         let loss =
             sampled_softmax(&users.clone().inner(), &items.clone().inner(), &batch.targets, model.device.is_host())?;
         // A scalar whose gradient with respect to both vectors is the one computed above.
-        let surrogate =
-            (users * Tensor::from_inner(loss.users)).sum() + (items * Tensor::from_inner(loss.items)).sum();
+        let surrogate = (users * Tensor::from_inner(loss.users)).sum() + (items * Tensor::from_inner(loss.items)).sum();
         let mut gradients = surrogate.backward();
         let leaves = gathered.leaves.iter().map(|leaf| leaf.grad_remove(&mut gradients)).collect();
         let towers = GradientsParams::from_grads(gradients, &model.towers);

@@ -41,7 +41,8 @@ pub fn write(path: &Path, tensors: &[NamedTensor]) -> Result<()> {
 /// [`Error::Io`] or [`Error::Data`] with the path.
 pub fn read(path: &Path) -> Result<BTreeMap<String, NamedTensor>> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| Error::data(path, format!("not a tensor file: {error}")))?;
+    let file =
+        SafeTensors::deserialize(&bytes).map_err(|error| Error::data(path, format!("not a tensor file: {error}")))?;
     let mut tensors = BTreeMap::new();
     for (name, view) in file.iter() {
         if view.dtype() != Dtype::F32 {
@@ -52,10 +53,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, NamedTensor>> {
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             return Err(Error::data(path, format!("tensor {name:?} is not finite at element {at}")));
         }
-        tensors.insert(
-            name.to_owned(),
-            NamedTensor { name: name.to_owned(), shape: view.shape().to_vec(), values },
-        );
+        tensors.insert(name.to_owned(), NamedTensor { name: name.to_owned(), shape: view.shape().to_vec(), values });
     }
     Ok(tensors)
 }

@@ -207,7 +207,8 @@ pub fn embed(options: &EmbedOptions) -> Result<EmbedSummary> {
     fs::create_dir(&data).map_err(Error::io(&data))?;
     for name in DATA_FILES {
         let from = dataset.dir.join(name);
-        fs::copy(&from, data.join(name)).map_err(Error::io(&from))?;
+        let to = data.join(name);
+        std::fs::copy(&from, &to).map_err(Error::io(&to))?;
     }
     let info = BundleInfo {
         dataset_fingerprint: dataset.fingerprint.clone(),

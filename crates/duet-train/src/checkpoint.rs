@@ -90,10 +90,6 @@ pub fn save(dir: &Path, learner: &Learner, progress: &mut Progress) -> Result<()
 /// [`Error::Data`] naming the damaged file.
 pub fn progress(dir: &Path) -> Result<Option<Progress>> {
     let place = dir.join("checkpoint");
-    // A run killed between the two renames of a replacement left the old one aside: creating a writer puts it back.
-    if !place.exists() && dir.join(".checkpoint.old").exists() {
-        drop(DirWriter::create(&place, IfExists::Replace)?);
-    }
     if !place.exists() {
         return Ok(None);
     }

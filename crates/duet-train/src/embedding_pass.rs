@@ -1,10 +1,6 @@
 //! A trained model to vectors: of every item, and of users from their histories and features.
 
-use duet_core::{
-    ItemIdx, Result,
-    config::Config,
-    encoding::EncodedTable,
-};
+use duet_core::{ItemIdx, Result, config::Config, encoding::EncodedTable};
 use duet_data::dataset::Timeline;
 use duet_model::{batch::Candidates, feature_bags::FeatureRows, inference::Embedder, model::TwoTower, unique::Unique};
 use duet_retrieval::vectors::Vectors;

@@ -59,7 +59,8 @@ impl Examples {
     /// A trained item drawn by popularity^0.75.
     pub fn draw_popular(&self, rng: &mut Pcg64Mcg) -> u32 {
         let total = self.popularity.last().copied().unwrap_or(1.0);
-        let at = self.popularity.partition_point(|&sum| sum <= rng.random::<f64>() * total);
+        let mass = rng.random::<f64>() * total;
+        let at = self.popularity.partition_point(|&sum| sum <= mass);
         self.trained[at.min(self.trained.len() - 1)]
     }
 

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use duet_core::{Error, Result};
+use duet_core::{Error, Result, artifact};
 use fs_err as fs;
 use serde::Serialize;
 
@@ -81,7 +81,7 @@ impl MetricsLog {
         let text = if path.exists() { fs::read_to_string(&path).map_err(Error::io(&path))? } else { String::new() };
         let kept: String = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).take(keep).collect();
         let lines = kept.lines().count();
-        fs::write(&path, kept).map_err(Error::io(&path))?;
+        artifact::write_file(&path, kept.as_bytes())?;
         Ok(Self { path, lines })
     }
 

@@ -109,7 +109,14 @@ impl Retriever {
         let vectors = run_vectors(&run, &dataset)?;
         let index = Index::Exact(ExactIndex::new(Arc::new(vectors.items))?);
         let use_features = run.config.model.user_features;
-        Self::new(&dataset, vectors.users, index, vectors.direction_width, use_features, run.config.fallback.trending_days)
+        Self::new(
+            &dataset,
+            vectors.users,
+            index,
+            vectors.direction_width,
+            use_features,
+            run.config.fallback.trending_days,
+        )
     }
 
     /// From a bundle.
@@ -120,7 +127,14 @@ impl Retriever {
         let opened = crate::bundle::open(bundle)?;
         let config = &opened.config;
         let use_features = config.model.user_features;
-        Self::new(&opened.dataset, opened.users, opened.index, config.model.dim, use_features, config.fallback.trending_days)
+        Self::new(
+            &opened.dataset,
+            opened.users,
+            opened.index,
+            config.model.dim,
+            use_features,
+            config.fallback.trending_days,
+        )
     }
 
     fn new(
@@ -138,7 +152,8 @@ impl Retriever {
             .map(|user| !timeline.range(UserIdx::from(user)).is_empty() || (use_features && has_features(&users, user)))
             .collect();
         let fallback: Box<dyn Recommender> = {
-            let interactions = Interactions::new(&timeline.offsets, &timeline.items, &timeline.timestamps_ms, items.len())?;
+            let interactions =
+                Interactions::new(&timeline.offsets, &timeline.items, &timeline.timestamps_ms, items.len())?;
             if timeline.timestamps_ms.is_empty() {
                 Box::new(Popularity::new(&interactions))
             } else {
@@ -187,8 +202,10 @@ impl Retriever {
         let is_personal = |at: &usize| rows[*at].is_some_and(|user| self.has_signal[user.index()]);
         let (personal, others): (Vec<usize>, Vec<usize>) = (0..users.len()).partition(is_personal);
         let mut lists: Vec<Option<UserList>> = vec![None; users.len()];
-        let parts: [(&[usize], &dyn Recommender, ListSource); 2] =
-            [(&personal, &self.recommender, ListSource::Personal), (&others, self.fallback.as_ref(), ListSource::Trending)];
+        let parts: [(&[usize], &dyn Recommender, ListSource); 2] = [
+            (&personal, &self.recommender, ListSource::Personal),
+            (&others, self.fallback.as_ref(), ListSource::Trending),
+        ];
         for (part, recommender, source) in parts {
             let queries: Vec<Query<'_>> = part.iter().map(|&at| query(at)).collect();
             for (&at, items) in part.iter().zip(recommender.recommend(&queries)?) {
@@ -206,7 +223,9 @@ impl Retriever {
     pub fn filter(&self, expression: &str) -> Result<ItemFilter> {
         let (name, operator, value) = [">=", "<=", "="]
             .iter()
-            .find_map(|operator| expression.split_once(operator).map(|(name, value)| (name.trim(), *operator, value.trim())))
+            .find_map(|operator| {
+                expression.split_once(operator).map(|(name, value)| (name.trim(), *operator, value.trim()))
+            })
             .ok_or_else(|| {
                 Error::input(format!("filter {expression:?}: expected column=value, column>=number or column<=number"))
             })?;
@@ -231,13 +250,18 @@ impl Retriever {
                 })
             }
             _ => {
-                return Err(Error::input(format!("filter {expression:?}: {} can't be compared with {operator}", column.name)));
+                return Err(Error::input(format!(
+                    "filter {expression:?}: {} can't be compared with {operator}",
+                    column.name
+                )));
             }
         };
         if filter.count() == 0 {
             return Err(Error::input(format!(
                 "filter {expression:?} allows no item{}",
-                examples(&column.values).map(|some| format!("; {} holds values such as {some}", column.name)).unwrap_or_default()
+                examples(&column.values)
+                    .map(|some| format!("; {} holds values such as {some}", column.name))
+                    .unwrap_or_default()
             )));
         }
         Ok(filter)
@@ -257,20 +281,32 @@ impl Retriever {
         }
         let wanted = id_or_name.to_lowercase();
         let rows = |matches: &dyn Fn(&str) -> bool| -> Vec<usize> {
-            self.items.names.iter().enumerate().filter(|(_, name)| matches(&name.to_lowercase())).map(|(row, _)| row).collect()
+            self.items
+                .names
+                .iter()
+                .enumerate()
+                .filter(|(_, name)| matches(&name.to_lowercase()))
+                .map(|(row, _)| row)
+                .collect()
         };
         let exact = rows(&|name| name == wanted);
         match exact.as_slice() {
             [row] => Ok(ItemIdx::from(*row)),
             [] => {
-                let near: Vec<String> =
-                    rows(&|name| name.contains(&wanted)).iter().take(5).map(|&row| format!("{:?}", self.items.name(row))).collect();
+                let near: Vec<String> = rows(&|name| name.contains(&wanted))
+                    .iter()
+                    .take(5)
+                    .map(|&row| format!("{:?}", self.items.name(row)))
+                    .collect();
                 let hint = if near.is_empty() { String::new() } else { format!("; did you mean {}?", near.join(", ")) };
                 Err(Error::input(format!("no item has the id or name {id_or_name:?}{hint}")))
             }
             several => {
                 let ids: Vec<&str> = several.iter().map(|&row| self.items.ids.id(row)).collect();
-                Err(Error::input(format!("{id_or_name:?} is the name of several items: give one of the ids {}", ids.join(", "))))
+                Err(Error::input(format!(
+                    "{id_or_name:?} is the name of several items: give one of the ids {}",
+                    ids.join(", ")
+                )))
             }
         }
     }

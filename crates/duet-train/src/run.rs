@@ -25,6 +25,8 @@ use duet_model::{
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
+/// Magic of `run.json`.
+pub const MAGIC: &str = "duet-run";
 /// Magic of `best/`.
 pub const WEIGHTS_MAGIC: &str = "duet-weights";
 /// Format version of run directories.
@@ -154,9 +156,9 @@ pub fn read_records(dir: &Path) -> Result<(Config, RunInfo)> {
     if !path.exists() {
         return Err(Error::data(dir, format!("not a run: it holds no {RUN_FILE}")));
     }
-    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let info = serde_json::from_str(&text).map_err(|error| Error::data(&path, format!("not a run record: {error}")))?;
-    Ok((Config::load(&dir.join(CONFIG_FILE), &[])?, info))
+    let manifest = Manifest::<RunInfo>::read(&path, MAGIC, VERSION)?;
+    manifest.verify(dir)?;
+    Ok((Config::load(&dir.join(CONFIG_FILE), &[])?, manifest.body))
 }
 
 /// Starts a run directory.
@@ -165,9 +167,8 @@ pub fn read_records(dir: &Path) -> Result<(Config, RunInfo)> {
 /// [`Error::Io`] with the path.
 pub fn write_records(dir: &Path, config: &Config, info: &RunInfo) -> Result<()> {
     fs::create_dir_all(dir).map_err(Error::io(dir))?;
-    let json = serde_json::to_string_pretty(info).map_err(|error| Error::Internal(format!("run record: {error}")))?;
     artifact::write_file(&dir.join(CONFIG_FILE), config.to_toml()?.as_bytes())?;
-    artifact::write_file(&dir.join(RUN_FILE), json.as_bytes())
+    artifact::write_manifest(&dir.join(RUN_FILE), MAGIC, VERSION, &[CONFIG_FILE], info)
 }
 
 /// Publishes parameters as `best/`.

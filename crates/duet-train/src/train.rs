@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use duet_core::{Error, Result, config::Config, encoding::TableEncoder, progress};
+use duet_core::{Error, Result, artifact, config::Config, encoding::TableEncoder, progress};
 use duet_data::dataset::Dataset;
 use duet_model::{
     batch::Batch,
@@ -135,6 +135,8 @@ fn start(options: &TrainOptions, dataset: &Dataset) -> Result<(Config, RunInfo, 
     let out = &options.out;
     let exists = out.join("run.json").exists();
     if exists && options.resume {
+        artifact::tidy(&out.join("checkpoint"))?;
+        artifact::tidy(&out.join("best"))?;
         let (config, info) = run::read_records(out)?;
         if config != options.config {
             return Err(Error::input(format!(
@@ -149,7 +151,10 @@ fn start(options: &TrainOptions, dataset: &Dataset) -> Result<(Config, RunInfo, 
         return Ok((config, info, progress));
     }
     if exists && !options.overwrite {
-        return Err(Error::input(format!("{} holds a run already; give --resume, --overwrite or another place", out.display())));
+        return Err(Error::input(format!(
+            "{} holds a run already; give --resume, --overwrite or another place",
+            out.display()
+        )));
     }
     if exists {
         fs::remove_dir_all(out).map_err(Error::io(out))?;
@@ -171,7 +176,9 @@ fn describe(config: &Config, dataset: &Dataset) -> Result<RunInfo> {
     let schema = &dataset.info.schema;
     let day = dataset.info.reference_day;
     let users = if config.model.user_features {
-        TableEncoder::fit(&dataset.users()?, &schema.users, day, |user| timeline.offsets[user] < timeline.offsets[user + 1])?
+        TableEncoder::fit(&dataset.users()?, &schema.users, day, |user| {
+            timeline.offsets[user] < timeline.offsets[user + 1]
+        })?
     } else {
         TableEncoder::default()
     };

@@ -247,11 +247,25 @@ fn finish(inputs: Inputs, split: &SplitSpec, out: &Path, if_exists: IfExists) ->
     let mut notes = inputs.notes.clone();
     let assembled = assemble::assemble(inputs, split)?;
     let parts = assembled.parts;
-    let out = dataset::write(out, if_exists, &parts)?;
-    let mut schema_path = out.clone().into_os_string();
+    // The schema first, for a dataset can't be taken back: on failure the place looks as it did before.
+    let mut schema_path = std::path::absolute(out).map_err(Error::io(out))?.into_os_string();
     schema_path.push(".schema.toml");
     let schema_path = PathBuf::from(schema_path);
+    if let Some(parent) = schema_path.parent() {
+        std::fs::create_dir_all(parent).map_err(Error::io(parent))?;
+    }
+    let before = std::fs::read(&schema_path).ok();
     write_file(&schema_path, schema_text.as_bytes())?;
+    let out = match dataset::write(out, if_exists, &parts) {
+        Ok(out) => out,
+        Err(error) => {
+            match before {
+                Some(text) => write_file(&schema_path, &text)?,
+                None => std::fs::remove_file(&schema_path).map_err(Error::io(&schema_path))?,
+            }
+            return Err(error);
+        }
+    };
     let counts = Counts {
         users: parts.users.len() as u64,
         items: parts.items.len() as u64,
