@@ -3,7 +3,10 @@
 //! One binary, so that burn is linked once. What needs something this machine may lack (a GPU driver, Python with pandas, the
 //! public data) prints `skipped: ...`.
 
+mod agreement;
 mod faults;
+mod forged;
+mod help;
 mod interruption;
 mod path;
 mod tables;

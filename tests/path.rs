@@ -311,8 +311,8 @@ fn a_gpu_trains_as_well_as_the_cpu() {
     };
     let ndcg = |device: &str| {
         let log = fs::read_to_string(path(device).join("metrics.jsonl")).expect("metrics.jsonl");
-        let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
-        let last = lines.filter(|line| line["event"] == "validation").next_back();
+        let mut lines = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
+        let last = lines.rfind(|line| line["event"] == "validation");
         last.and_then(|line| line["ndcg_at_10"].as_f64()).expect("a validation")
     };
     let cpu = train("cpu");

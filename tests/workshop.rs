@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output},
     sync::OnceLock,
+    time::Duration,
 };
 
 use arrow::util::display::array_value_to_string;
@@ -94,7 +95,7 @@ impl Workshop {
 pub(crate) fn workshop() -> &'static Workshop {
     static WORKSHOP: OnceLock<Workshop> = OnceLock::new();
     WORKSHOP.get_or_init(|| {
-        let shop = Workshop { dir: tempfile::tempdir().expect("a temporary directory") };
+        let shop = Workshop { dir: kept_until_the_next_run() };
         let path = |name: &str| text(&shop.path(name)).to_owned();
         let (world, key, data, run, bundle) = (path("world"), path("key"), path("data"), path("run"), path("bundle"));
         duet(&["world", "--out", &world, "--users", "1500", "--artists", "400", "--days", "40", "--seed", "7"]);
@@ -105,6 +106,23 @@ pub(crate) fn workshop() -> &'static Workshop {
         shop
     })
 }
+
+/// A directory for the shared world. Statics are never dropped, so each process clears away what an earlier one left, once that is
+/// old enough to belong to nobody.
+fn kept_until_the_next_run() -> TempDir {
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    for entry in std::fs::read_dir(place).expect("cargo makes the directory").flatten() {
+        let age = entry.metadata().and_then(|data| data.modified()).ok().and_then(|time| time.elapsed().ok());
+        if entry.file_name().to_string_lossy().starts_with(WORKSHOP) && age.is_some_and(|age| age > ABANDONED) {
+            // Another process may be at it too.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    tempfile::Builder::new().prefix(WORKSHOP).tempdir_in(place).expect("a temporary directory")
+}
+
+const WORKSHOP: &str = "workshop-";
+const ABANDONED: Duration = Duration::from_secs(600);
 
 /// The lists of `recommend --out`: per user the items and scores, best first. Insists on ranks 1, 2, ... and falling
 /// scores.

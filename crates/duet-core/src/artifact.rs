@@ -164,7 +164,7 @@ impl<T: Serialize + DeserializeOwned> Manifest<T> {
         }
         if manifest.version != version {
             return Err(Error::data(
-                &path,
+                path,
                 format!("{magic} version {}; this build reads version {version}", manifest.version),
             ));
         }
