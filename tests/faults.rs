@@ -126,7 +126,7 @@ fn wrong_names_and_values_are_answered_with_the_valid_ones() {
         (&["--set", "model.encoder=oracle"], 1, &["model.encoder", "oracle", "mean", "transformer"]),
         (&["--set", "model.dim=0"], 1, &["model.dim"]),
         (&["--set", "model.dropout=1.5"], 1, &["model.dropout"]),
-        (&["--set", "model.dim"], 1, &["model.dim", "key=value"]),
+        (&["--set", "model.dim"], 2, &["model.dim", "KEY=VALUE"]),
         (&["--config", &unknown], 1, &["unknown.toml", "train.epoch", "valid:", "train.epochs"]),
         (&["--config", &broken], 1, &["broken.toml", "line 1"]),
         (&["--config", &typed], 1, &["typed.toml", "model.dim"]),
@@ -156,7 +156,7 @@ fn wrong_names_and_values_are_answered_with_the_valid_ones() {
         ),
         (&["import", "--interactions", &csv, "--out", &out, "--split", "random:1.5"], 2, &["random:1.5"]),
         (&["recommend", "--bundle", bundle, "--users", "all", "--filter", "colour=red"], 1, &["colour", "valid"]),
-        (&["recommend", "--bundle", bundle, "--users", "all", "--filter", "colour"], 1, &["colour", "column=value"]),
+        (&["recommend", "--bundle", bundle, "--users", "all", "--filter", "colour"], 2, &["colour", "COLUMN=VALUE"]),
         (&["recommend", "--bundle", bundle, "--run", trained, "--users", "all"], 2, &["--bundle", "--run"]),
         (&["import", "--out", &out], 2, &["--interactions"]),
         (&["train", "--data", "no-such-place", "--out", &out], 1, &["no-such-place"]),
@@ -245,6 +245,41 @@ fn a_run_goes_with_its_dataset_and_its_configuration_only() {
     fail_cleanly(dir, "train", &without_resume, 1, &[trained, "--resume", "--overwrite"]);
     let bundle = small.path("bundle");
     fail_cleanly(dir, "embed", &["--run", trained, "--out", text(&bundle)], 1, &[text(&bundle), "--overwrite"]);
+}
+
+/// `--overwrite` and `--out` replace what duet wrote; what somebody else put there is not touched.
+#[test]
+fn files_of_others_are_never_replaced() {
+    let small = Small::new();
+    let dir = small.dir.path();
+    let (data, trained, bundle, thesis) =
+        (small.path("data"), small.path("run"), small.path("bundle"), small.path("thesis"));
+    fs::create_dir(&thesis).expect("a directory");
+    fs::write(thesis.join("chapter.txt"), "years").expect("a writable directory");
+    let (data, trained, bundle, thesis) = (text(&data), text(&trained), text(&bundle), text(&thesis));
+    let embed = ["embed", "--run", trained, "--device", "cpu", "--overwrite", "--out"];
+    let evaluate = ["evaluate", "--run", trained, "--device", "cpu", "--baselines", "none", "--out"];
+    for command in [&embed[..], &evaluate] {
+        fail_cleanly(dir, "duet", &[command, &[thesis]].concat(), 1, &[thesis, "not written by duet"]);
+    }
+    let retrain = [&["--data", data, "--out", trained, "--overwrite"], &TINY[..]].concat();
+    for (place, command) in [(bundle, [&embed[..], &[bundle]].concat()), (trained, [&["train"], &retrain[..]].concat())]
+    {
+        let notes = Path::new(place).join("notes.txt");
+        fs::write(&notes, "mine").expect("a writable directory");
+        fail_cleanly(dir, "duet", &command, 1, &[place, "notes.txt"]);
+        fs::remove_file(notes).expect("it is still there");
+        succeed("duet", &command);
+    }
+}
+
+#[test]
+fn a_diverged_training_says_so() {
+    let small = Small::new();
+    let (data, out) = (small.path("data"), small.path("wild"));
+    let wild = ["--set", "train.table_rate=1e30", "--set", "train.log_every=1000"];
+    let args = [&["--data", text(&data), "--out", text(&out)], &TINY[..], &wild].concat();
+    fail("train", &args, 1, &["training diverged", "train.table_rate"]);
 }
 
 /// One byte at a time all over a bundle, and every file cut in half.

@@ -32,7 +32,7 @@ use crate::{
 
 /// Make a synthetic world and go the whole way: prepare, train, evaluate, embed, recommend.
 ///
-/// Takes about two minutes on two cores. What it writes replaces what it wrote before.
+/// Takes about a minute on two cores. What it writes replaces what it wrote before.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DemoArgs {
     /// Where everything goes.

@@ -136,6 +136,7 @@ fn parsed<P: Parser>(
     arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>,
     command: impl FnOnce(P, &mut dyn Write) -> anyhow::Result<Outcome>,
 ) -> ExitCode {
+    provide_runtime_dir();
     let parsed = match P::try_parse_from(arguments) {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -158,6 +159,17 @@ fn parsed<P: Parser>(
                 _ => ExitCode::FAILURE,
             }
         }
+    }
+}
+
+/// Vulkan and GL drivers look for a desktop session in `XDG_RUNTIME_DIR` and print errors of their own where it is not
+/// set, as on every server. An empty answer is the same to them, without the noise.
+#[expect(unsafe_code, reason = "the environment can't be changed safely otherwise")]
+fn provide_runtime_dir() {
+    const VARIABLE: &str = "XDG_RUNTIME_DIR";
+    if cfg!(unix) && std::env::var_os(VARIABLE).is_none() {
+        // SAFETY: the first thing the program does: no other thread reads the environment yet.
+        unsafe { std::env::set_var(VARIABLE, std::env::temp_dir()) };
     }
 }
 

@@ -3,11 +3,9 @@
 //! Ids are text inside duet. In Parquet, where a column has a type, ids that all are whole numbers are written as
 //! such: whoever imported numbers joins the lists with them.
 //!
-//! Written in tiles beside its place, synced, then renamed: whoever looks sees the whole file or none.
+//! Written in tiles through a [`StagedFile`]: whoever looks sees the whole file or none.
 
 use std::{
-    fs::File,
-    io::BufWriter,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -17,7 +15,7 @@ use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
     record_batch::RecordBatch,
 };
-use duet_core::{Error, Result};
+use duet_core::{Error, Result, artifact::StagedFile};
 use parquet::{arrow::ArrowWriter, basic::Compression, file::properties::WriterProperties};
 
 /// Whether a path names a form that [`ListWriter`] writes.
@@ -58,17 +56,15 @@ impl IdType {
 }
 
 enum Form {
-    Csv(Box<arrow::csv::Writer<BufWriter<File>>>),
-    Parquet(Box<ArrowWriter<BufWriter<File>>>),
+    Csv(Box<arrow::csv::Writer<StagedFile>>),
+    Parquet(Box<ArrowWriter<StagedFile>>),
 }
 
 /// The unfinished file; dropped without [`ListWriter::finish`], nothing is left of it.
 pub(crate) struct ListWriter {
-    form: Option<Form>,
+    form: Form,
     schema: SchemaRef,
-    partial: PathBuf,
     target: PathBuf,
-    finished: bool,
 }
 
 impl ListWriter {
@@ -84,19 +80,16 @@ impl ListWriter {
             Field::new("rank", DataType::UInt32, false),
             Field::new("score", DataType::Float32, false),
         ]));
-        let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let partial = target.with_file_name(format!(".{name}.partial"));
-        let file = BufWriter::with_capacity(1 << 20, File::create(&partial).map_err(Error::io(target))?);
-        let mut writer =
-            Self { form: None, schema: schema.clone(), partial, target: target.to_path_buf(), finished: false };
-        writer.form = Some(match extension(target).as_str() {
+        let file = StagedFile::create(target)?;
+        let form = match extension(target).as_str() {
             "csv" => Form::Csv(Box::new(arrow::csv::WriterBuilder::new().with_header(true).build(file))),
             _ => {
                 let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-                let parquet = ArrowWriter::try_new(file, schema, Some(properties));
-                Form::Parquet(Box::new(parquet.map_err(|error| writer.failed(error))?))
+                let parquet = ArrowWriter::try_new(file, schema.clone(), Some(properties));
+                Form::Parquet(Box::new(parquet.map_err(|error| failed(target, error))?))
             }
-        });
+        };
+        let mut writer = Self { form, schema, target: target.to_path_buf() };
         // An empty batch: the header line stands even if nobody gets a list.
         writer.push(std::iter::empty())?;
         Ok(writer)
@@ -120,13 +113,11 @@ impl ListWriter {
             Arc::new(UInt32Array::from(ranks)),
             Arc::new(Float32Array::from(scores)),
         ];
-        let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(|error| self.failed(error))?;
-        let written = match &mut self.form {
-            Some(Form::Csv(writer)) => writer.write(&batch).map_err(|error| error.to_string()),
-            Some(Form::Parquet(writer)) => writer.write(&batch).map_err(|error| error.to_string()),
-            None => Err("the file is closed".to_owned()),
-        };
-        written.map_err(|error| self.failed(error))
+        let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(|error| failed(&self.target, error))?;
+        match &mut self.form {
+            Form::Csv(writer) => writer.write(&batch).map_err(|error| failed(&self.target, error)),
+            Form::Parquet(writer) => writer.write(&batch).map_err(|error| failed(&self.target, error)),
+        }
     }
 
     fn ids(&self, column: usize, ids: Vec<&str>) -> Result<ArrayRef> {
@@ -141,34 +132,17 @@ impl ListWriter {
     ///
     /// # Errors
     /// [`Error::Io`] with the path; nothing is left behind then.
-    pub(crate) fn finish(mut self) -> Result<()> {
-        let buffer = match self.form.take() {
-            Some(Form::Csv(writer)) => writer.into_inner(),
-            Some(Form::Parquet(writer)) => writer.into_inner().map_err(|error| self.failed(error))?,
-            None => return Err(Error::Internal("a list file closed twice".into())),
+    pub(crate) fn finish(self) -> Result<()> {
+        let file = match self.form {
+            Form::Csv(writer) => writer.into_inner(),
+            Form::Parquet(writer) => writer.into_inner().map_err(|error| failed(&self.target, error))?,
         };
-        buffer
-            .into_inner()
-            .map_err(std::io::IntoInnerError::into_error)
-            .and_then(|file| file.sync_all())
-            .and_then(|()| std::fs::rename(&self.partial, &self.target))
-            .map_err(Error::io(&self.target))?;
-        self.finished = true;
-        Ok(())
-    }
-
-    fn failed(&self, error: impl std::fmt::Display) -> Error {
-        Error::Io { path: self.target.clone(), source: std::io::Error::other(error.to_string()) }
+        file.commit()
     }
 }
 
-impl Drop for ListWriter {
-    fn drop(&mut self) {
-        if !self.finished {
-            // Ours and worthless; the error that led here is already on its way.
-            let _ = std::fs::remove_file(&self.partial);
-        }
-    }
+fn failed(target: &Path, error: impl std::fmt::Display) -> Error {
+    Error::Io { path: target.to_path_buf(), source: std::io::Error::other(error.to_string()) }
 }
 
 #[cfg(test)]
@@ -206,7 +180,7 @@ mod tests {
         let mut writer = ListWriter::create(&parquet, IdType::Number, IdType::Text).unwrap();
         writer.push([("7", "a", 1, 0.5), ("10", "007", 1, 0.5)].into_iter()).unwrap();
         writer.finish().unwrap();
-        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&parquet).unwrap()).unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&parquet).unwrap()).unwrap();
         let types: Vec<DataType> = reader.schema().fields().iter().map(|field| field.data_type().clone()).collect();
         assert_eq!(types, [DataType::Int64, DataType::Utf8, DataType::UInt32, DataType::Float32]);
         assert_eq!(reader.build().unwrap().map(|batch| batch.unwrap().num_rows()).sum::<usize>(), 2);

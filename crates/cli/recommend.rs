@@ -43,7 +43,7 @@ pub(crate) struct RecommendArgs {
     #[arg(long)]
     exclude_seen: bool,
     /// Only items with this feature, e.g. genre=rock. Repeatable: all must hold.
-    #[arg(long, value_name = "COLUMN=VALUE")]
+    #[arg(long, value_name = "COLUMN=VALUE", value_parser = values::filter)]
     filter: Vec<String>,
     /// The lists as a file (user_id, item_id, rank, score); without it they are printed.
     #[arg(long, value_name = "FILE.csv|FILE.parquet")]
@@ -226,6 +226,7 @@ fn given_ids(users: &[String]) -> Result<Option<Vec<String>>> {
     let mut ids = Vec::new();
     for user in users {
         match user.strip_prefix('@') {
+            None if user.trim().is_empty() => return Err(Error::input("--users: an empty id").into()),
             None => ids.push(user.clone()),
             Some(file) => {
                 let text = fs::read_to_string(file).with_context(|| format!("--users @{file}"))?;
@@ -275,6 +276,7 @@ mod tests {
         assert_eq!(ids(&["c", &at, "c"]).unwrap().unwrap(), ["c", "b", "a b"]);
         assert!(ids(&["all"]).unwrap().is_none());
         assert!(ids(&["all", "c"]).is_err());
+        assert!(ids(&[""]).unwrap_err().to_string().contains("empty"));
         fs::write(&file, "\n").unwrap();
         assert!(ids(&[&at]).unwrap_err().to_string().contains("ids.txt"));
         assert!(format!("{:#}", ids(&["@no/such/file"]).unwrap_err()).contains("no/such/file"));

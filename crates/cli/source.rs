@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use duet_core::Result;
 use duet_model::device::DeviceChoice;
-use duet_train::retriever::Retriever;
+use duet_train::{retriever::Retriever, run::Run};
 
 /// `--run RUN | --bundle BUNDLE`.
 #[derive(Debug, Clone, Args)]
@@ -35,7 +35,10 @@ impl SourceArgs {
     /// Opens it.
     pub(crate) fn open(&self) -> Result<Retriever> {
         match (&self.origin.run, &self.origin.bundle) {
-            (Some(run), _) => Retriever::from_run(run, self.dataset.as_deref(), self.device),
+            (Some(run), _) => {
+                let run = Run::open(run, self.device)?;
+                Retriever::from_run(&run, &run.dataset(self.dataset.as_deref())?)
+            }
             (None, Some(bundle)) => Retriever::from_bundle(bundle),
             (None, None) => Err(duet_core::Error::input("give --run or --bundle")),
         }

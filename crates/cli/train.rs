@@ -24,7 +24,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
     /// Change one setting, e.g. --set model.dim=128. Repeatable.
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = values::setting)]
     set: Vec<String>,
     /// Seed of everything random; short for --set train.seed=N.
     #[arg(long, value_name = "N")]

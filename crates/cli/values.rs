@@ -28,6 +28,23 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A setting; whether key and value exist is for the configuration to say.
+pub(crate) fn setting(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((key, _)) if !key.trim().is_empty() => Ok(text.to_owned()),
+        _ => Err("expected KEY=VALUE, as in model.dim=128".to_owned()),
+    }
+}
+
+/// A filter; whether column and value exist is for the catalogue to say.
+pub(crate) fn filter(text: &str) -> Result<String, String> {
+    let operator = [">=", "<=", "="].iter().find_map(|operator| text.split_once(operator));
+    match operator {
+        Some((column, value)) if !column.trim().is_empty() && !value.trim().is_empty() => Ok(text.to_owned()),
+        _ => Err("expected COLUMN=VALUE, COLUMN>=NUMBER or COLUMN<=NUMBER".to_owned()),
+    }
+}
+
 /// What `--overwrite` says.
 pub(crate) fn if_exists(overwrite: bool) -> IfExists {
     if overwrite { IfExists::Replace } else { IfExists::Fail }
@@ -59,6 +76,16 @@ mod tests {
         for bad in ["", "s", "0s", "-1m", "soon", "1w", "NaN", "inf", "1e300d", "5µ"] {
             assert!(duration(bad).unwrap_err().contains("90s"), "{bad}");
         }
+    }
+
+    #[test]
+    fn pairs() {
+        assert!(setting("model.dim=128").is_ok() && setting("a=").is_ok());
+        assert!(filter("genre=rock").is_ok() && filter("followers>=10").is_ok());
+        for bad in ["", "model.dim", "=3", " =3"] {
+            assert!(setting(bad).is_err() && filter(bad).is_err(), "{bad}");
+        }
+        assert!(filter("genre=").is_err());
     }
 
     #[test]

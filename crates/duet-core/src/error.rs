@@ -25,7 +25,7 @@ pub enum Error {
         message: String,
     },
     /// The operating system refused.
-    #[error("{}: {source}", .path.display())]
+    #[error("{}", with_path(.path, .source))]
     Io {
         /// The file or directory concerned.
         path: PathBuf,
@@ -66,5 +66,26 @@ impl Error {
     pub fn unknown<'a>(what: &str, name: &str, valid: impl IntoIterator<Item = &'a str>) -> Self {
         let valid: Vec<&str> = valid.into_iter().collect();
         Self::Input(format!("unknown {what} {name:?}; valid: {}", valid.join(", ")))
+    }
+}
+
+/// `fs_err` names the path in its errors; others do not, and once is enough.
+fn with_path(path: &Path, source: &std::io::Error) -> String {
+    let (path, text) = (path.display().to_string(), source.to_string());
+    if text.contains(&path) { text } else { format!("{path}: {text}") }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_named_once() {
+        let text = Error::io("/none/here")(fs_err::read("/none/here").unwrap_err()).to_string();
+        assert_eq!(text.matches("/none/here").count(), 1, "{text}");
+        assert!(text.contains("No such file"), "{text}");
+        let text = Error::io("/none/here")(std::fs::read("/none/here").unwrap_err()).to_string();
+        assert_eq!(text, "/none/here: No such file or directory (os error 2)");
     }
 }

@@ -129,6 +129,9 @@ impl FeatureTable {
     /// # Errors
     /// [`Error::Input`] listing the names that exist.
     pub fn column(&self, name: &str) -> Result<&Column> {
+        if self.columns.is_empty() {
+            return Err(Error::input(format!("there is no column {name:?}: the table has ids and nothing else")));
+        }
         self.columns
             .iter()
             .find(|column| column.name == name)

@@ -5,6 +5,9 @@ use std::{collections::BTreeMap, path::Path};
 use duet_core::{Error, Result};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
+#[cfg(target_endian = "big")]
+compile_error!("tensor files are written from memory as it lies, which must be little-endian");
+
 /// An array with its name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedTensor {
@@ -21,18 +24,16 @@ pub struct NamedTensor {
 /// # Errors
 /// [`Error::Io`] with the path.
 pub fn write(path: &Path, tensors: &[NamedTensor]) -> Result<()> {
-    let bytes: Vec<Vec<u8>> =
-        tensors.iter().map(|tensor| tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
     let mut views = Vec::with_capacity(tensors.len());
-    for (tensor, bytes) in tensors.iter().zip(&bytes) {
-        let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)
+    for tensor in tensors {
+        let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytemuck::cast_slice(&tensor.values))
             .map_err(|error| Error::Internal(format!("{}: {error}", tensor.name)))?;
         views.push((tensor.name.as_str(), view));
     }
-    safetensors::serialize_to_file(views, None, path).map_err(|error| match error {
-        safetensors::SafeTensorError::IoError(source) => Error::Io { path: path.to_path_buf(), source },
-        other => Error::Internal(format!("{}: {other}", path.display())),
-    })
+    // Not `serialize_to_file`: it writes through a temporary file that only its owner may read.
+    let file =
+        safetensors::serialize(views, None).map_err(|error| Error::Internal(format!("{}: {error}", path.display())))?;
+    std::fs::write(path, file).map_err(Error::io(path))
 }
 
 /// Reads every array of a file, by name.

@@ -15,7 +15,7 @@ use arrow::{
     datatypes::{DataType, Field, Schema},
     record_batch::RecordBatch,
 };
-use duet_core::{Error, ItemIdx, Result, UserIdx};
+use duet_core::{Error, ItemIdx, Result, UserIdx, artifact::StagedFile};
 use fixedbitset::FixedBitSet;
 use parquet::{arrow::ArrowWriter, basic::Compression, file::properties::WriterProperties};
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,6 @@ use crate::{
     bootstrap::{self, Interval, PairedDifference},
     metrics::{self, user_metrics},
     recommender::{Query, Recommender},
-    staged::StagedFile,
 };
 
 /// One test user.

@@ -29,7 +29,6 @@ pub mod filter;
 pub mod metrics;
 pub mod recommender;
 pub mod search;
-mod staged;
 pub mod topk;
 pub mod two_tower;
 pub mod vectors;

@@ -11,14 +11,12 @@ use arrow::{
     array::{Array, ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, StringArray},
     datatypes::{DataType, Field, Schema},
 };
-use duet_core::{Error, Result};
+use duet_core::{Error, Result, artifact::StagedFile};
 use parquet::{
     arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder},
     basic::{Compression, ZstdLevel},
     file::properties::WriterProperties,
 };
-
-use crate::staged::StagedFile;
 
 /// The largest absolute component accepted: products of two such stay finite in `f32` sums of any sane dimension.
 pub const MAX_COMPONENT: f32 = 1e15;

@@ -19,6 +19,7 @@ pub mod prior;
 pub mod retriever;
 pub mod run;
 pub mod schedule;
+pub mod served;
 pub mod train;
 pub mod validation;
 pub mod windows;

@@ -11,6 +11,9 @@ use serde::Serialize;
 
 use crate::checkpoint::Phase;
 
+/// The name of the log in a run directory.
+pub(crate) const FILE: &str = "metrics.jsonl";
+
 /// A line of the log.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -77,7 +80,7 @@ impl MetricsLog {
     /// # Errors
     /// [`Error::Io`] with the path.
     pub fn open(dir: &Path, keep: usize) -> Result<Self> {
-        let path = dir.join("metrics.jsonl");
+        let path = dir.join(FILE);
         let text = if path.exists() { fs::read_to_string(&path).map_err(Error::io(&path))? } else { String::new() };
         let kept: String = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).take(keep).collect();
         let lines = kept.lines().count();

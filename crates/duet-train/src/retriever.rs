@@ -4,11 +4,11 @@ use std::{fmt, path::Path, sync::Arc};
 
 use duet_core::{
     Error, ItemIdx, Result, UserIdx,
+    config::Config,
     ids::IdMap,
     table::{ColumnValues, FeatureTable},
 };
 use duet_data::dataset::{Dataset, Timeline};
-use duet_model::device::DeviceChoice;
 use duet_retrieval::{
     Query, Recommender, Scored, VectorRecommender,
     baselines::{Interactions, Popularity, Trending},
@@ -21,6 +21,7 @@ use crate::{
     embedding_pass::{embed_items, embed_users, timeline_users},
     prior::{item_counts, trend_shift},
     run::Run,
+    served::{ServedTwoTower, TWO_TOWER},
 };
 
 /// Where a list comes from.
@@ -58,13 +59,10 @@ pub struct Retriever {
     pub items: FeatureTable,
     /// Ids of the users.
     pub users: IdMap,
-    /// User vectors, and the index over the item vectors.
-    pub recommender: VectorRecommender<Index>,
+    /// The model with its fallback.
+    served: ServedTwoTower,
     /// Training events: what each user knows.
     timeline: Timeline,
-    /// Users with a history or at least one known feature.
-    has_signal: Vec<bool>,
-    fallback: Box<dyn Recommender>,
     /// Components of an item vector that carry direction: all but the bias.
     direction_width: usize,
 }
@@ -99,24 +97,13 @@ pub fn run_vectors(run: &Run, dataset: &Dataset) -> Result<RunVectors> {
 }
 
 impl Retriever {
-    /// From a run, its dataset at its old place or at `dataset`; the index is exact.
+    /// From a run and its dataset; the index is exact.
     ///
     /// # Errors
-    /// As [`Run::open`], [`Run::dataset`] and the embedding.
-    pub fn from_run(run: &Path, dataset: Option<&Path>, device: DeviceChoice) -> Result<Self> {
-        let run = Run::open(run, device)?;
-        let dataset = run.dataset(dataset)?;
-        let vectors = run_vectors(&run, &dataset)?;
-        let index = Index::Exact(ExactIndex::new(Arc::new(vectors.items))?);
-        let use_features = run.config.model.user_features;
-        Self::new(
-            &dataset,
-            vectors.users,
-            index,
-            vectors.direction_width,
-            use_features,
-            run.config.fallback.trending_days,
-        )
+    /// As [`run_vectors`].
+    pub fn from_run(run: &Run, dataset: &Dataset) -> Result<Self> {
+        let RunVectors { items, users, .. } = run_vectors(run, dataset)?;
+        Self::new(dataset, &run.config, users, Index::Exact(ExactIndex::new(Arc::new(items))?))
     }
 
     /// From a bundle.
@@ -125,31 +112,19 @@ impl Retriever {
     /// As [`crate::bundle::open`].
     pub fn from_bundle(bundle: &Path) -> Result<Self> {
         let opened = crate::bundle::open(bundle)?;
-        let config = &opened.config;
-        let use_features = config.model.user_features;
-        Self::new(
-            &opened.dataset,
-            opened.users,
-            opened.index,
-            config.model.dim,
-            use_features,
-            config.fallback.trending_days,
-        )
+        Self::new(&opened.dataset, &opened.config, opened.users, opened.index)
     }
 
-    fn new(
-        dataset: &Dataset,
-        user_vectors: Vectors,
-        index: Index,
-        direction_width: usize,
-        use_features: bool,
-        trending_days: f64,
-    ) -> Result<Self> {
+    fn new(dataset: &Dataset, config: &Config, user_vectors: Vectors, index: Index) -> Result<Self> {
         let timeline = dataset.timeline()?;
         let items = dataset.items()?;
         let users = dataset.users()?;
-        let has_signal = (0..users.len())
-            .map(|user| !timeline.range(UserIdx::from(user)).is_empty() || (use_features && has_features(&users, user)))
+        // The model knows something of whoever has a history or at least one known feature.
+        let with_features = config.model.user_features;
+        let personal = (0..users.len())
+            .map(|user| {
+                !timeline.range(UserIdx::from(user)).is_empty() || (with_features && has_features(&users, user))
+            })
             .collect();
         let fallback: Box<dyn Recommender> = {
             let interactions =
@@ -157,11 +132,17 @@ impl Retriever {
             if timeline.timestamps_ms.is_empty() {
                 Box::new(Popularity::new(&interactions))
             } else {
-                Box::new(Trending::new(&interactions, trending_days)?)
+                Box::new(Trending::new(&interactions, config.fallback.trending_days)?)
             }
         };
-        let recommender = VectorRecommender::new("two-tower", user_vectors, index)?;
-        Ok(Self { items, users: users.ids, recommender, timeline, has_signal, fallback, direction_width })
+        let model = VectorRecommender::new(TWO_TOWER, user_vectors, index)?;
+        let served = ServedTwoTower::new(TWO_TOWER, model, personal, fallback)?;
+        Ok(Self { items, users: users.ids, served, timeline, direction_width: config.model.dim })
+    }
+
+    /// The model with its fallback, as a recommender to measure.
+    pub fn into_served(self) -> ServedTwoTower {
+        self.served
     }
 
     /// Every user of the interactions or of the users table.
@@ -198,21 +179,15 @@ impl Retriever {
                 _ => Vec::new(),
             })
             .collect();
-        let query = |at: usize| Query { user: rows[at], history: &[], k, filter, exclude: &seen[at] };
-        let is_personal = |at: &usize| rows[*at].is_some_and(|user| self.has_signal[user.index()]);
-        let (personal, others): (Vec<usize>, Vec<usize>) = (0..users.len()).partition(is_personal);
-        let mut lists: Vec<Option<UserList>> = vec![None; users.len()];
-        let parts: [(&[usize], &dyn Recommender, ListSource); 2] = [
-            (&personal, &self.recommender, ListSource::Personal),
-            (&others, self.fallback.as_ref(), ListSource::Trending),
-        ];
-        for (part, recommender, source) in parts {
-            let queries: Vec<Query<'_>> = part.iter().map(|&at| query(at)).collect();
-            for (&at, items) in part.iter().zip(recommender.recommend(&queries)?) {
-                lists[at] = Some(UserList { user_id: users[at].clone(), source, items });
-            }
-        }
-        lists.into_iter().map(|list| list.ok_or_else(|| Error::Internal("a user without a list".into()))).collect()
+        let queries: Vec<Query<'_>> =
+            rows.iter().zip(&seen).map(|(&user, exclude)| Query { user, history: &[], k, filter, exclude }).collect();
+        let lists = self.served.recommend(&queries)?;
+        let list = |((user_id, &row), items): ((&String, &Option<UserIdx>), Vec<Scored>)| UserList {
+            user_id: user_id.clone(),
+            source: if self.served.is_personal(row) { ListSource::Personal } else { ListSource::Trending },
+            items,
+        };
+        Ok(users.iter().zip(&rows).zip(lists).map(list).collect())
     }
 
     /// Items allowed by an expression: `column=value` for text columns (one of its values for lists), `column>=number` or
@@ -317,7 +292,7 @@ impl Retriever {
     /// As [`Retriever::find_item`]; [`Error::Input`] for an impossible k.
     pub fn similar(&self, id_or_name: &str, k: usize) -> Result<Vec<Scored>> {
         let item = self.find_item(id_or_name)?;
-        let vectors = self.recommender.search().vectors();
+        let vectors = self.served.model().search().vectors();
         let width = self.direction_width;
         let directions: Vec<f32> = vectors
             .data

@@ -171,6 +171,36 @@ pub fn write_records(dir: &Path, config: &Config, info: &RunInfo) -> Result<()> 
     artifact::write_manifest(&dir.join(RUN_FILE), MAGIC, VERSION, &[CONFIG_FILE], info)
 }
 
+/// Empties a run directory for a new run. What duet did not write makes it refuse: nothing of it is touched then.
+///
+/// # Errors
+/// [`Error::Input`] naming what duet did not write; [`Error::Io`] with the path.
+pub fn remove(dir: &Path) -> Result<()> {
+    const FILES: [&str; 3] = [crate::metrics_log::FILE, RUN_FILE, CONFIG_FILE];
+    const ARTIFACTS: [&str; 3] = ["checkpoint", "best", "evaluation"];
+    for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
+        let name = entry.map_err(Error::io(dir))?.file_name().to_string_lossy().into_owned();
+        let is_ours =
+            FILES.iter().chain(&ARTIFACTS).any(|part| name == *part || name.starts_with(&format!(".{part}.")));
+        if !is_ours {
+            return Err(Error::input(format!(
+                "{} holds {name}, which training did not write, so it is not replaced; move it away or give another place",
+                dir.display()
+            )));
+        }
+    }
+    for name in ARTIFACTS {
+        artifact::remove(&dir.join(name))?;
+    }
+    for name in FILES {
+        let path = dir.join(name);
+        if path.exists() {
+            fs::remove_file(&path).map_err(Error::io(&path))?;
+        }
+    }
+    Ok(())
+}
+
 /// Publishes parameters as `best/`.
 ///
 /// # Errors

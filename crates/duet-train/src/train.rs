@@ -20,7 +20,7 @@ use duet_model::{
     model::TwoTower,
     step::{Learner, Rates, StepTimes},
 };
-use fs_err as fs;
+use duet_retrieval::vectors::MAX_COMPONENT;
 use indicatif::ProgressBar;
 
 use crate::{
@@ -157,7 +157,7 @@ fn start(options: &TrainOptions, dataset: &Dataset) -> Result<(Config, RunInfo, 
         )));
     }
     if exists {
-        fs::remove_dir_all(out).map_err(Error::io(out))?;
+        run::remove(out)?;
     }
     let info = describe(&options.config, dataset)?;
     let in_place = std::path::absolute(&options.dataset).map_err(Error::io(&options.dataset))?;
@@ -194,6 +194,23 @@ fn describe(config: &Config, dataset: &Dataset) -> Result<RunInfo> {
         users,
         items,
     })
+}
+
+fn diverged(evidence: &str) -> Error {
+    Error::input(format!(
+        "{evidence}: training diverged; lower train.table_rate, train.feature_rate or train.tower_rate"
+    ))
+}
+
+/// Parameters beyond what vectors may hold are no model, and nothing of them may be kept.
+fn check_converging(model: &TwoTower, epoch: usize) -> Result<()> {
+    let wild = |value: &f32| value.is_nan() || value.abs() > MAX_COMPONENT;
+    for tensor in model.state(false)? {
+        if let Some(value) = tensor.values.iter().find(|value| wild(value)) {
+            return Err(diverged(&format!("{} holds {value:e} after epoch {epoch}", tensor.name)));
+        }
+    }
+    Ok(())
 }
 
 struct Trainer<'a> {
@@ -319,6 +336,7 @@ impl Trainer<'_> {
         if self.progress.phase == Phase::Refit || fit.validation.is_none() {
             let refitted = self.progress.phase == Phase::Refit;
             let validation_ndcg = self.progress.best.map(|(_, ndcg)| ndcg);
+            check_converging(&learner.model, self.progress.epoch)?;
             let info = WeightsInfo { epoch: self.progress.epoch, validation_ndcg, refitted };
             run::write_best(&self.options.out, &learner.model.state(false)?, &info)?;
         }
@@ -381,10 +399,7 @@ impl Trainer<'_> {
 
     fn log_step(&mut self, learner: &Learner, meter: &mut Meter, loss: f32, rates: Rates) -> Result<()> {
         if !loss.is_finite() {
-            return Err(Error::input(format!(
-                "the loss is {loss} at step {}: training diverged; lower train.table_rate or train.tower_rate",
-                self.progress.step
-            )));
+            return Err(diverged(&format!("the loss is {loss} at step {}", self.progress.step)));
         }
         let line = Line::Step {
             phase: self.progress.phase,
@@ -414,6 +429,7 @@ impl Trainer<'_> {
         if let Some(part) = &fit.validation
             && (epoch.is_multiple_of(train.validate_every) || epoch == fit.epochs)
         {
+            check_converging(&learner.model, epoch)?;
             let started = Instant::now();
             let (ndcg, recall) = part.measure(&learner.model, &self.config, &fit.examples, &fit.shift)?;
             let best = self.progress.best.is_none_or(|(_, best)| ndcg > best);

@@ -10,7 +10,7 @@
 //! | `test.parquet` | held-out events, external ids, by user, in time order | `user_id`, `item_id` |
 //! | `oracle_users.parquet`, `oracle_items.parquet` | the synthetic world's truth, where it is known | `vector` |
 //!
-//! Column types: ids and categorical columns Utf8, multi-categorical columns List<Utf8>, numbers Float64 (null is
+//! Column types: ids and categorical columns Utf8, multi-categorical columns lists of Utf8, numbers Float64 (null is
 //! missing), dates Date32, vectors fixed-size lists of Float32. Zstandard, row groups of 1 Mi rows.
 //!
 //! The held-out part keeps external ids on purpose: an item or user that occurs only there must not enter a vocabulary.
@@ -158,10 +158,10 @@ pub struct Oracle {
     pub items: Vec<f32>,
 }
 
-/// Everything a dataset holds, in memory: the input of [`write`].
+/// Everything a dataset holds, in memory: the input of [`write()`].
 #[derive(Debug, Clone)]
 pub struct DatasetParts {
-    /// `counts` and `split.hash` are filled in by [`write`].
+    /// `counts` and `split.hash` are filled in by [`write()`].
     pub info: DatasetInfo,
     /// Users: training users and every row of the users table.
     pub users: FeatureTable,

@@ -18,13 +18,11 @@ use std::{
     sync::Arc,
 };
 
-use duet_core::{Error, Result};
+use crc32fast::Hasher;
+use duet_core::{Error, Result, artifact::StagedFile};
 
-use super::{
-    IvfIndex, Tuning,
-    crc::{Crc32, crc32},
-};
-use crate::{staged::StagedFile, vectors::Vectors};
+use super::{IvfIndex, Tuning};
+use crate::vectors::Vectors;
 
 const MAGIC: &[u8; 8] = b"duet-ivf";
 const VERSION: u32 = 1;
@@ -41,13 +39,13 @@ impl IvfIndex {
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut file = StagedFile::create(path)?;
         file.write_all(&self.header()).map_err(Error::io(path))?;
-        let mut payload = Payload { file: &mut file, crc: Crc32::new() };
+        let mut payload = Payload { file: &mut file, crc: Hasher::new() };
         let written = payload
             .put(self.centroids.data.iter().map(|value| value.to_le_bytes()))
             .and_then(|()| payload.put(self.lists.iter().map(|list| (list.len() as u32).to_le_bytes())))
             .and_then(|()| payload.put(self.lists.iter().flatten().map(|item| item.to_le_bytes())))
             .and_then(|()| payload.put(self.vectors.data.iter().map(|value| value.to_le_bytes())));
-        let crc = payload.crc.finish();
+        let crc = payload.crc.finalize();
         written.and_then(|()| file.write_all(&crc.to_le_bytes())).map_err(Error::io(path))?;
         file.commit()
     }
@@ -69,7 +67,7 @@ impl IvfIndex {
         let counted = |value: fn(&Tuning) -> usize| (self.tuning.as_ref().map_or(0, value) as u64).to_le_bytes();
         header.extend(counted(|tuning| tuning.queries));
         header.extend(counted(|tuning| tuning.below_half));
-        header.extend(crc32(&header).to_le_bytes());
+        header.extend(crc32fast::hash(&header).to_le_bytes());
         header
     }
 
@@ -95,7 +93,7 @@ impl IvfIndex {
                 format!("{length} bytes where the header asks for {expected}: truncated or damaged"),
             ));
         }
-        let mut payload = Source { file, path, crc: Crc32::new() };
+        let mut payload = Source { file, path, crc: Hasher::new() };
         let (items, lists) = (header.items as usize, header.lists as usize);
         let centroids = payload.take(lists * header.dim, f32::from_le_bytes)?;
         let sizes = payload.take(lists, u32::from_le_bytes)?;
@@ -144,7 +142,7 @@ impl Header {
         }
         let (queries, below_half) = (long(&mut word), long(&mut word));
         let crc = word();
-        let found = crc32(&bytes[..HEADER - 4]);
+        let found = crc32fast::hash(&bytes[..HEADER - 4]);
         if crc != found {
             return Err(Error::data(path, format!("damaged: header CRC-32 {found:08x} where it says {crc:08x}")));
         }
@@ -190,7 +188,7 @@ fn split(sizes: &[u32], order: &[u32], items: usize) -> Option<Vec<Vec<u32>>> {
 
 struct Payload<'a> {
     file: &'a mut StagedFile,
-    crc: Crc32,
+    crc: Hasher,
 }
 
 impl Payload<'_> {
@@ -210,7 +208,7 @@ impl Payload<'_> {
 struct Source<'a> {
     file: File,
     path: &'a Path,
-    crc: Crc32,
+    crc: Hasher,
 }
 
 impl Source<'_> {
@@ -229,7 +227,7 @@ impl Source<'_> {
     fn check(mut self) -> Result<()> {
         let mut crc = [0; 4];
         self.file.read_exact(&mut crc).map_err(Error::io(self.path))?;
-        let (crc, found) = (u32::from_le_bytes(crc), self.crc.finish());
+        let (crc, found) = (u32::from_le_bytes(crc), self.crc.finalize());
         if crc == found {
             Ok(())
         } else {
@@ -277,7 +275,7 @@ mod tests {
         // A header that is consistent with its own CRC but asks for the world.
         let mut huge = good.clone();
         huge[16..24].copy_from_slice(&(u64::from(u32::MAX) - 1).to_le_bytes());
-        let crc = crc32(&huge[..HEADER - 4]).to_le_bytes();
+        let crc = crc32fast::hash(&huge[..HEADER - 4]).to_le_bytes();
         huge[HEADER - 4..HEADER].copy_from_slice(&crc);
         fails(&huge, "huge item count".into());
     }

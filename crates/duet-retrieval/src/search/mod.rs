@@ -9,7 +9,6 @@
 
 mod clustering;
 mod codes;
-mod crc;
 mod exact;
 mod gather;
 mod index;

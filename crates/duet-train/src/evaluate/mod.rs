@@ -4,24 +4,23 @@
 //! excluded items, the same bootstrap resamples, so that differences can be taken in pairs.
 //!
 //! * [`test_cases`]: held-out events to test users. [`Baseline`]: what the model has to beat.
-//! * [`ServedTwoTower`]: the model as it serves, the fallback for people it knows nothing about included.
+//! * The model is measured as it serves ([`ServedTwoTower`](crate::served::ServedTwoTower)): with the fallback for people it
+//!   knows nothing about.
 //! * [`Report`]: everything measured, as JSON, Parquet (per user), Markdown and one HTML page.
 
 mod baseline;
 mod case;
 mod html;
 mod report;
-mod served;
 mod table;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use duet_core::{Error, Result, config::Config};
-use duet_data::dataset::Dataset;
+use duet_core::{Error, Result};
 use duet_model::device::DeviceChoice;
 use duet_retrieval::{
-    Evaluation, EvaluationCase, EvaluationOptions, Recommender,
-    baselines::{Interactions, Popularity, Trending},
+    Evaluation, EvaluationOptions, Recommender,
+    baselines::Interactions,
     evaluation::{self, CatalogueInfo},
 };
 
@@ -29,16 +28,9 @@ pub use self::{
     baseline::Baseline,
     case::test_cases,
     report::{DatasetFacts, Difference, MAGIC, ModelFacts, Protocol, REPORT_FILES, Report, SegmentKind, VERSION},
-    served::ServedTwoTower,
     table::Table,
 };
-use crate::{
-    retriever::{ListSource, Retriever},
-    run::Run,
-};
-
-/// The name under which the evaluated run stands in every table.
-pub const TWO_TOWER: &str = "two_tower";
+use crate::{retriever::Retriever, run::Run};
 
 /// What to evaluate, against what, and how.
 #[derive(Debug, Clone)]
@@ -118,9 +110,7 @@ pub fn evaluate(options: &EvaluateOptions) -> Result<Report> {
         Ok(evaluation)
     };
     let mut evaluations = Vec::new();
-    let served = served_run(TWO_TOWER, &run.config, &options.run, &dataset, options.device, &cases, &interactions)?;
-    evaluations.push(measure(&served)?);
-    drop(served);
+    evaluations.push(measure(&Retriever::from_run(&run, &dataset)?.into_served())?);
     for (name, dir) in &options.also {
         let other = Run::open(dir, options.device)?;
         if other.info.dataset_fingerprint != run.info.dataset_fingerprint {
@@ -130,8 +120,7 @@ pub fn evaluate(options: &EvaluateOptions) -> Result<Report> {
                 options.run.display()
             )));
         }
-        let served = served_run(name, &other.config, dir, &dataset, options.device, &cases, &interactions)?;
-        evaluations.push(measure(&served)?);
+        evaluations.push(measure(&Retriever::from_run(&other, &dataset)?.into_served().named(name))?);
     }
     for baseline in &baselines {
         let recommender =
@@ -144,32 +133,4 @@ pub fn evaluate(options: &EvaluateOptions) -> Result<Report> {
         Protocol::new(options, &cases, items.len()),
         evaluations,
     )
-}
-
-/// A run's model over exact search, with the fallback for whom the retriever serves it.
-fn served_run(
-    name: &str,
-    config: &Config,
-    dir: &Path,
-    dataset: &Dataset,
-    device: DeviceChoice,
-    cases: &[EvaluationCase],
-    interactions: &Interactions<'_>,
-) -> Result<ServedTwoTower> {
-    let retriever = Retriever::from_run(dir, Some(&dataset.dir), device)?;
-    // Asked, not derived again here: evaluation then can't disagree with what is served.
-    let mut personal = vec![false; retriever.all_users().len()];
-    for tile in cases.chunks(4096) {
-        let ids: Vec<String> = tile.iter().map(|case| case.user_id.clone()).collect();
-        for (case, list) in tile.iter().zip(retriever.recommend(&ids, 1, false, None)?) {
-            if let Some(user) = case.user {
-                personal[user.index()] = list.source == ListSource::Personal;
-            }
-        }
-    }
-    let fallback: Box<dyn Recommender> = match dataset.info.has_time {
-        true => Box::new(Trending::new(interactions, config.fallback.trending_days)?),
-        false => Box::new(Popularity::new(interactions)),
-    };
-    ServedTwoTower::new(name, retriever.recommender, personal, fallback)
 }

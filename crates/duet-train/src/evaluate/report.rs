@@ -18,8 +18,8 @@ use duet_retrieval::{
 };
 use serde::Serialize;
 
-use super::{EvaluateOptions, TWO_TOWER, html, table::Table};
-use crate::run::WeightsInfo;
+use super::{EvaluateOptions, html, table::Table};
+use crate::{run::WeightsInfo, served::TWO_TOWER};
 
 /// Magic of the manifest.
 pub const MAGIC: &str = "duet-evaluation";

@@ -1,10 +1,13 @@
 //! The two-tower as it serves: personal lists where the model knows something, a fallback where it does not.
 
-use duet_core::{Error, ItemIdx, Result};
+use duet_core::{Error, ItemIdx, Result, UserIdx};
 use duet_retrieval::{
     Query, Recommender, Scored, VectorRecommender,
     search::{Index, VectorSearch},
 };
+
+/// The name under which the model stands in tables.
+pub const TWO_TOWER: &str = "two_tower";
 
 /// A vector recommender with a fallback for users it knows nothing about: no row, or neither history nor features.
 ///
@@ -34,8 +37,19 @@ impl ServedTwoTower {
         Ok(Self { name: name.into(), model, personal, fallback })
     }
 
-    fn is_personal(&self, query: &Query<'_>) -> bool {
-        query.user.is_some_and(|user| self.personal.get(user.index()).copied().unwrap_or(false))
+    /// The same under another name in tables.
+    pub fn named(self, name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..self }
+    }
+
+    /// User vectors, and the index over the item vectors.
+    pub fn model(&self) -> &VectorRecommender<Index> {
+        &self.model
+    }
+
+    /// Whether the list of this user comes from their own vector.
+    pub fn is_personal(&self, user: Option<UserIdx>) -> bool {
+        user.is_some_and(|user| self.personal.get(user.index()).copied().unwrap_or(false))
     }
 }
 
@@ -50,12 +64,12 @@ impl Recommender for ServedTwoTower {
 
     fn recommend(&self, queries: &[Query<'_>]) -> Result<Vec<Vec<Scored>>> {
         let (personal, others): (Vec<Query<'_>>, Vec<Query<'_>>) =
-            queries.iter().copied().partition(|query| self.is_personal(query));
+            queries.iter().copied().partition(|query| self.is_personal(query.user));
         let mut personal = self.model.recommend(&personal)?.into_iter();
         let mut others = self.fallback.recommend(&others)?.into_iter();
         queries
             .iter()
-            .map(|query| if self.is_personal(query) { personal.next() } else { others.next() })
+            .map(|query| if self.is_personal(query.user) { personal.next() } else { others.next() })
             .map(|list| list.ok_or_else(|| Error::Internal("fewer lists than queries".into())))
             .collect()
     }
@@ -70,7 +84,6 @@ impl Recommender for ServedTwoTower {
 mod tests {
     use std::sync::Arc;
 
-    use duet_core::UserIdx;
     use duet_retrieval::{Vectors, baselines::Popularity, search::ExactIndex};
 
     use super::*;

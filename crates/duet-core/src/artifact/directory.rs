@@ -1,0 +1,327 @@
+//! Directories that appear whole or not at all.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use fs_err as fs;
+use serde::Serialize;
+
+use super::{
+    manifest::{MANIFEST, Manifest, checksum, render},
+    staged::{sibling, sync_parent, write_file},
+};
+use crate::{Error, Result};
+
+/// Puts the place of an artifact in order after a killed run: its unfinished successor is removed, and the artifact itself put back if
+/// it was being replaced.
+///
+/// # Errors
+/// [`Error::Input`] if another process is writing it.
+pub fn tidy(target: &Path) -> Result<()> {
+    if ["partial", "old", "lock"].iter().any(|suffix| sibling(target, suffix).exists()) {
+        drop(DirWriter::create(target, IfExists::Replace)?);
+    }
+    Ok(())
+}
+
+/// Removes an artifact, and what a killed run left beside it.
+///
+/// # Errors
+/// [`Error::Input`] if another process is writing it, or it is not an artifact of duet alone.
+pub fn remove(target: &Path) -> Result<()> {
+    drop(DirWriter::create(target, IfExists::Replace)?);
+    if target.exists() {
+        fs::remove_dir_all(target).map_err(Error::io(target))?;
+    }
+    Ok(())
+}
+
+/// What to do when the place of a new artifact is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfExists {
+    /// Refuse, and say so.
+    Fail,
+    /// Replace the old artifact once the new one is complete.
+    Replace,
+}
+
+/// Builds an artifact directory beside its place; [`DirWriter::publish`] makes it appear.
+///
+/// Dropped without publishing, it leaves nothing behind. While it lives it holds a lock, so that two runs can't build
+/// the same artifact at once.
+#[derive(Debug)]
+pub struct DirWriter {
+    target: PathBuf,
+    partial: PathBuf,
+    if_exists: IfExists,
+    published: bool,
+    _lock: DirLock,
+}
+
+#[derive(Debug)]
+struct DirLock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl DirWriter {
+    /// Starts building the directory that will be `target`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if `target` exists and may not be replaced (an empty directory always may; anything that duet
+    /// did not write never), or another process is building it.
+    pub fn create(target: &Path, if_exists: IfExists) -> Result<Self> {
+        let target = std::path::absolute(target).map_err(Error::io(target))?;
+        let parent = target
+            .parent()
+            .ok_or_else(|| Error::input(format!("{} can't be a directory to write", target.display())))?;
+        fs::create_dir_all(parent).map_err(Error::io(parent))?;
+        let lock_path = sibling(&target, "lock");
+        let lock_file = File::create(&lock_path).map_err(Error::io(&lock_path))?;
+        if lock_file.try_lock().is_err() {
+            return Err(Error::input(format!("{}: another process is writing it", target.display())));
+        }
+        let lock = DirLock { path: lock_path, _file: lock_file };
+        recover(&target)?;
+        if is_taken(&target)? {
+            match if_exists {
+                IfExists::Fail => {
+                    let target = target.display();
+                    return Err(Error::input(format!("{target} exists already; give another place or --overwrite")));
+                }
+                IfExists::Replace => check_is_ours(&target)?,
+            }
+        }
+        let partial = sibling(&target, "partial");
+        if partial.exists() {
+            tracing::info!(path = %partial.display(), "removing what an interrupted run left");
+            fs::remove_dir_all(&partial).map_err(Error::io(&partial))?;
+        }
+        fs::create_dir(&partial).map_err(Error::io(&partial))?;
+        Ok(Self { target, partial, if_exists, published: false, _lock: lock })
+    }
+
+    /// Where to write the files: a path inside the unfinished directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.partial.join(name)
+    }
+
+    /// The unfinished directory itself.
+    pub fn dir(&self) -> &Path {
+        &self.partial
+    }
+
+    /// Writes the manifest over every file found in the directory, syncs, and moves it to its place.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the path; nothing is published then.
+    pub fn publish<T: Serialize>(mut self, magic: &str, version: u32, body: &T) -> Result<PathBuf> {
+        let mut files = BTreeMap::new();
+        let mut names = Vec::new();
+        list_files(&self.partial, "", &mut names)?;
+        for name in names {
+            let path = self.partial.join(&name);
+            File::open(&path).and_then(|file| file.sync_all()).map_err(Error::io(&path))?;
+            files.insert(name, checksum(&path)?);
+        }
+        write_file(&self.path(MANIFEST), render(magic, version, files, body)?.as_bytes())?;
+        let old = sibling(&self.target, "old");
+        if is_taken(&self.target)? {
+            if self.if_exists == IfExists::Fail {
+                return Err(Error::input(format!("{} appeared meanwhile", self.target.display())));
+            }
+            check_is_ours(&self.target)?;
+            fs::rename(&self.target, &old).map_err(Error::io(&self.target))?;
+        }
+        fs::rename(&self.partial, &self.target).map_err(Error::io(&self.target))?;
+        self.published = true;
+        sync_parent(&self.target)?;
+        if old.exists() {
+            fs::remove_dir_all(&old).map_err(Error::io(&old))?;
+        }
+        Ok(self.target.clone())
+    }
+}
+
+impl Drop for DirWriter {
+    fn drop(&mut self) {
+        if !self.published {
+            let _ = std::fs::remove_dir_all(&self.partial);
+        }
+    }
+}
+
+/// Whether something stands at the place that can't just be written over.
+fn is_taken(target: &Path) -> Result<bool> {
+    if !target.is_dir() {
+        return Ok(target.symlink_metadata().is_ok());
+    }
+    Ok(fs::read_dir(target).map_err(Error::io(target))?.next().is_some())
+}
+
+/// Only what duet wrote may be replaced: a directory with a duet manifest and nothing beside what the manifest lists.
+fn check_is_ours(target: &Path) -> Result<()> {
+    let refuse = |what: &str| {
+        let target = target.display();
+        Error::input(format!("{target} {what}, so it is not replaced; move it away or give another place"))
+    };
+    if target.is_symlink() || !target.is_dir() {
+        return Err(refuse("is not a directory"));
+    }
+    let path = target.join(MANIFEST);
+    if !path.is_file() {
+        return Err(refuse(&format!("was not written by duet (it holds no {MANIFEST})")));
+    }
+    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let manifest: Option<Manifest<serde_json::Value>> = serde_json::from_str(&text).ok();
+    let Some(manifest) = manifest.filter(|manifest| manifest.magic.starts_with("duet-")) else {
+        return Err(refuse(&format!("was not written by duet, or its {MANIFEST} is damaged")));
+    };
+    let mut names = Vec::new();
+    list_files(target, "", &mut names)?;
+    match names.iter().find(|name| !manifest.files.contains_key(*name)) {
+        Some(name) => Err(refuse(&format!("holds {name}, which duet did not write"))),
+        None => Ok(()),
+    }
+}
+
+/// Puts back the old directory if a run died between the two renames of [`DirWriter::publish`].
+fn recover(target: &Path) -> Result<()> {
+    let old = sibling(target, "old");
+    if !old.exists() {
+        return Ok(());
+    }
+    if target.exists() {
+        fs::remove_dir_all(&old).map_err(Error::io(&old))
+    } else {
+        fs::rename(&old, target).map_err(Error::io(target))
+    }
+}
+
+fn list_files(dir: &Path, prefix: &str, names: &mut Vec<String>) -> Result<()> {
+    for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
+        let entry = entry.map_err(Error::io(dir))?;
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if entry.path().is_dir() {
+            list_files(&entry.path(), &format!("{name}/"), names)?;
+        } else if name != MANIFEST {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn write_one(dir: &Path, text: &str, if_exists: IfExists) -> Result<PathBuf> {
+        let writer = DirWriter::create(&dir.join("art"), if_exists)?;
+        fs::write(writer.path("a.txt"), text).unwrap();
+        writer.publish("duet-test", 1, &vec![0.1_f64, 1e-7])
+    }
+
+    #[test]
+    fn publishes_whole_and_replaces_only_when_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = write_one(dir.path(), "one", IfExists::Fail).unwrap();
+        let manifest = Manifest::<Vec<f64>>::open(&path, "duet-test", 1).unwrap();
+        assert_eq!(manifest.body, vec![0.1, 1e-7]);
+        assert!(write_one(dir.path(), "two", IfExists::Fail).unwrap_err().to_string().contains("--overwrite"));
+        write_one(dir.path(), "two", IfExists::Replace).unwrap();
+        assert_eq!(fs::read_to_string(path.join("a.txt")).unwrap(), "two");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else may stay behind");
+    }
+
+    #[test]
+    fn nothing_but_our_own_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("art");
+        let refused = |what: &str| {
+            let before: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+            let error = write_one(dir.path(), "new", IfExists::Replace).unwrap_err().to_string();
+            assert!(error.contains(what) && error.contains("art"), "{error}");
+            let after: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+            assert_eq!(before, after);
+        };
+        fs::write(&target, "a file of somebody's").unwrap();
+        refused("is not a directory");
+        assert_eq!(fs::read_to_string(&target).unwrap(), "a file of somebody's");
+        fs::remove_file(&target).unwrap();
+
+        // An empty directory is a place like any other.
+        for if_exists in [IfExists::Fail, IfExists::Replace] {
+            fs::create_dir(&target).unwrap();
+            write_one(dir.path(), "one", if_exists).unwrap();
+            fs::remove_dir_all(&target).unwrap();
+        }
+
+        fs::create_dir(&target).unwrap();
+        fs::write(target.join("thesis.txt"), "years of work").unwrap();
+        refused("holds no manifest.json");
+        fs::write(target.join(MANIFEST), r#"{"magic": "npm", "files": {}}"#).unwrap();
+        refused("was not written by duet");
+        fs::remove_dir_all(&target).unwrap();
+        write_one(dir.path(), "one", IfExists::Fail).unwrap();
+        fs::create_dir(target.join("notes")).unwrap();
+        fs::write(target.join("notes/mine.txt"), "notes").unwrap();
+        refused("holds notes/mine.txt");
+        assert_eq!(fs::read_to_string(target.join("notes/mine.txt")).unwrap(), "notes");
+        fs::remove_dir_all(target.join("notes")).unwrap();
+        write_one(dir.path(), "two", IfExists::Replace).unwrap();
+    }
+
+    #[test]
+    fn dropped_writer_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = DirWriter::create(&dir.path().join("art"), IfExists::Fail).unwrap();
+        fs::write(writer.path("a.txt"), "x").unwrap();
+        drop(writer);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn every_flipped_byte_and_every_truncation_is_an_error_that_names_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = write_one(dir.path(), "some content", IfExists::Fail).unwrap();
+        for name in ["a.txt", MANIFEST] {
+            let file = path.join(name);
+            let good = fs::read(&file).unwrap();
+            for at in 0..good.len() {
+                let mut bad = good.clone();
+                bad[at] ^= 0x20;
+                fs::write(&file, &bad).unwrap();
+                let error = Manifest::<Vec<f64>>::open(&path, "duet-test", 1).unwrap_err().to_string();
+                // A flipped byte in the file list is reported on the name it now says.
+                assert!(error.contains("art"), "{name}@{at}: {error}");
+            }
+            fs::write(&file, &good[..good.len() / 2]).unwrap();
+            assert!(Manifest::<Vec<f64>>::open(&path, "duet-test", 1).is_err());
+            fs::write(&file, &good).unwrap();
+        }
+        Manifest::<Vec<f64>>::open(&path, "duet-test", 1).unwrap();
+        let error = Manifest::<Vec<f64>>::open(&path, "duet-other", 1).unwrap_err().to_string();
+        assert!(error.contains("this is a duet-test, not a duet-other"), "{error}");
+    }
+
+    #[test]
+    fn an_interrupted_replacement_is_undone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = write_one(dir.path(), "one", IfExists::Fail).unwrap();
+        fs::rename(&path, dir.path().join(".art.old")).unwrap();
+        let writer = DirWriter::create(&path, IfExists::Replace).unwrap();
+        assert_eq!(fs::read_to_string(path.join("a.txt")).unwrap(), "one");
+        drop(writer);
+    }
+}
