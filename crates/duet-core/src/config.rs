@@ -8,9 +8,8 @@ use std::path::Path;
 
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
-use toml::{Table, Value};
 
-use crate::{Error, Result};
+use crate::{Error, Result, layers};
 
 /// The commented default configuration.
 pub const DEFAULT: &str = include_str!("../../../configs/default.toml");
@@ -143,6 +142,8 @@ pub enum CandidateSource {
 #[expect(missing_docs, reason = "configs/default.toml documents every key")]
 pub struct TrainConfig {
     pub epochs: usize,
+    pub warm_epochs: usize,
+    pub warm_memory: f64,
     pub batch_windows: usize,
     pub tower_rate: f64,
     pub table_rate: f64,
@@ -193,19 +194,7 @@ impl Config {
     /// # Errors
     /// [`Error::Input`] naming the text or setting and what would be valid.
     pub fn resolve(texts: &[(&str, &str)], settings: &[String]) -> Result<Self> {
-        let mut resolved = parse("configs/default.toml", DEFAULT)?;
-        for (name, text) in texts {
-            merge(&mut resolved, parse(name, text)?, name, "")?;
-        }
-        for setting in settings {
-            let (key, value) = setting
-                .split_once('=')
-                .ok_or_else(|| Error::input(format!("--set {setting:?}: expected key=value, as in model.dim=128")))?;
-            let mut layer = Table::new();
-            insert(&mut layer, key.trim(), parse_value(value.trim()));
-            merge(&mut resolved, layer, &format!("--set {setting}"), "")?;
-        }
-        let config: Self = resolved.try_into().map_err(|error| Error::input(format!("configuration: {error}")))?;
+        let config: Self = layers::resolve(("configs/default.toml", DEFAULT), texts, settings)?;
         config.validate()?;
         Ok(config)
     }
@@ -287,6 +276,8 @@ impl Config {
             "positive and within loss.temperature_bounds",
         )?;
         check(train.epochs >= 1, "train.epochs", "at least 1")?;
+        check(train.warm_epochs >= 1, "train.warm_epochs", "at least 1")?;
+        check(share(train.warm_memory), "train.warm_memory", "between 0 and 1")?;
         check(train.batch_windows >= 1, "train.batch_windows", "at least 1")?;
         check(positive(train.tower_rate), "train.tower_rate", "positive")?;
         check(positive(train.table_rate), "train.table_rate", "positive")?;
@@ -301,63 +292,6 @@ impl Config {
         check(index.recall_users >= 1, "index.recall_users", "at least 1")?;
         check(positive(fallback.trending_days), "fallback.trending_days", "positive")
     }
-}
-
-fn parse(name: &str, text: &str) -> Result<Table> {
-    text.parse::<Table>().map_err(|error| Error::input(format!("{name}: {error}")))
-}
-
-/// A value as TOML, or else a plain string, so that `--set model.encoder=mean` needs no quotes.
-fn parse_value(text: &str) -> Value {
-    format!("value = {text}")
-        .parse::<Table>()
-        .ok()
-        .and_then(|mut table| table.remove("value"))
-        .unwrap_or_else(|| Value::String(text.to_owned()))
-}
-
-fn insert(table: &mut Table, key: &str, value: Value) {
-    match key.split_once('.') {
-        None => {
-            table.insert(key.to_owned(), value);
-        }
-        Some((head, rest)) => {
-            let mut inner = Table::new();
-            insert(&mut inner, rest, value);
-            table.insert(head.to_owned(), Value::Table(inner));
-        }
-    }
-}
-
-/// Puts `layer` over `base`. Every key of `layer` must exist in `base` and keep its type.
-fn merge(base: &mut Table, layer: Table, name: &str, path: &str) -> Result<()> {
-    for (key, value) in layer {
-        let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        let Some(old) = base.get_mut(&key) else {
-            let valid: Vec<String> =
-                base.keys().map(|key| if path.is_empty() { key.clone() } else { format!("{path}.{key}") }).collect();
-            return Err(Error::input(format!("{name}: unknown key {full:?}; valid: {}", valid.join(", "))));
-        };
-        match (old, value) {
-            (Value::Table(old), Value::Table(new)) => merge(old, new, name, &full)?,
-            // 1 is a fine float.
-            (old @ Value::Float(_), Value::Integer(new)) => *old = Value::Float(new as f64),
-            (old, new) if old.same_type(&new) => *old = new,
-            (old, new) => {
-                return Err(Error::input(format!(
-                    "{name}: {full} must be {} {}, not {} ({new})",
-                    article(old.type_str()),
-                    old.type_str(),
-                    new.type_str()
-                )));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn article(noun: &str) -> &'static str {
-    if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
 #[cfg(test)]

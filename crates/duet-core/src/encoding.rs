@@ -194,6 +194,50 @@ impl TableEncoder {
         Ok(encoded)
     }
 
+    /// For every id of the slots, the id that means the same in `older`: the same value, or the same bucket, of the same column.
+    pub fn ids_in(&self, older: &Self) -> Vec<Option<u32>> {
+        let known: HashMap<(&str, Meaning<'_>), u32> = older.meanings().collect();
+        let mut ids = vec![None; self.vocabulary_size()];
+        for (meaning, id) in self.meanings() {
+            ids[id as usize] = known.get(&meaning).copied();
+        }
+        ids
+    }
+
+    /// Takes the bins of the numeric columns from `older`, so that dense values mean what they meant there; a column that was
+    /// unknown or constant there keeps its own. Returns, for every dense value, the one of `older` that means the same.
+    pub fn keep_bins(&mut self, older: &Self) -> Vec<Option<u32>> {
+        let mut starts = HashMap::new();
+        let mut start = 0;
+        for numeric in &older.numerics {
+            starts.insert(numeric.name.as_str(), (start, numeric));
+            start += numeric.width() as u32;
+        }
+        let mut values = Vec::new();
+        for numeric in &mut self.numerics {
+            let Some((start, known)) = starts.get(numeric.name.as_str()) else {
+                values.extend(std::iter::repeat_n(None, numeric.width()));
+                continue;
+            };
+            let flag = start + known.width() as u32 - 1;
+            if known.width() > 1 {
+                numeric.edges.clone_from(&known.edges);
+                values.extend((*start..flag).map(Some));
+            } else {
+                values.extend(std::iter::repeat_n(None, numeric.width() - 1));
+            }
+            values.push(Some(flag));
+        }
+        values
+    }
+
+    /// What each id of the slots stands for.
+    fn meanings(&self) -> impl Iterator<Item = ((&str, Meaning<'_>), u32)> {
+        self.slots
+            .iter()
+            .flat_map(|slot| (slot.start..slot.end()).map(move |id| ((slot.name.as_str(), slot.meaning(id)), id)))
+    }
+
     /// Slots a row.
     pub fn slots(&self) -> usize {
         self.slots.len()
@@ -238,7 +282,27 @@ impl TableEncoder {
     }
 }
 
+/// What an id of a slot stands for.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Meaning<'a> {
+    Missing,
+    Value(&'a str),
+    /// The bits of the bucket's lower and upper edge, where it has one.
+    Bucket(Option<u64>, Option<u64>),
+}
+
 impl Slot {
+    fn meaning(&self, id: u32) -> Meaning<'_> {
+        let Some(at) = (id - self.start).checked_sub(1).map(|at| at as usize) else { return Meaning::Missing };
+        match &self.values {
+            SlotValues::Vocabulary(values) => Meaning::Value(&values[at]),
+            SlotValues::Edges(edges) => {
+                let edge = |at: Option<usize>| at.and_then(|at| edges.get(at)).map(|edge| edge.to_bits());
+                Meaning::Bucket(edge(at.checked_sub(1)), edge(Some(at)))
+            }
+        }
+    }
+
     fn end(&self) -> u32 {
         self.start
             + 1
@@ -379,6 +443,45 @@ mod tests {
         let missing = encoder.missing_row();
         assert_eq!(missing.bag_ids, [0, 4, 7]);
         assert_eq!(missing.dense, [0.0, 1.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn what_means_the_same_is_found_in_an_older_encoder() {
+        let (mut table, mut columns) = table();
+        let older = TableEncoder::fit(&table, &columns, Some(200), |row| row != 3).unwrap();
+        let mut again = older.clone();
+        assert_eq!(again.ids_in(&older), (0..11).map(Some).collect::<Vec<_>>());
+        assert_eq!(again.keep_bins(&older), (0..4).map(Some).collect::<Vec<_>>());
+        assert_eq!(again, older);
+
+        // Rome and the play count 1000 come in, a bucket is split, a column is new, another one is gone.
+        columns.insert("age".into(), FeatureKind::Bucketed { edges: vec![18.0, 25.0, 30.0] });
+        columns.insert("city2".into(), FeatureKind::Categorical {});
+        columns.insert("height".into(), FeatureKind::Numeric {});
+        columns.remove("genres");
+        let city = table.column("city").unwrap().values.clone();
+        table.columns.push(Column { name: "city2".into(), values: city });
+        let height = ColumnValues::Number(vec![1.0, 2.0, 3.0, 4.0]);
+        table.columns.push(Column { name: "height".into(), values: height });
+        let mut newer = TableEncoder::fit(&table, &columns, Some(200), |_| true).unwrap();
+        // age: missing, <18, 18-25, 25-30, 30+; city: missing, Bonn, Oslo, Rome; city2 likewise.
+        let ids = [Some(0), Some(1), None, None, Some(3), Some(4), Some(5), Some(6), None, None, None, None, None];
+        assert_eq!(newer.ids_in(&older), ids);
+        let own = newer.encode(&table).unwrap();
+        let values = newer.keep_bins(&older);
+        // height has four distinct values (three bins and a flag); plays and release have the older bins.
+        assert_eq!(values, [None, None, None, None, Some(0), Some(1), Some(2), Some(3)]);
+        let kept = newer.encode(&table).unwrap();
+        assert_ne!(own.dense_width, kept.dense_width);
+        assert_eq!(kept.dense_row(1)[4..], older.encode(&table).unwrap().dense_row(1)[..]);
+
+        // Constant then, not now: only the flag of missing values means the same.
+        let constant = TableEncoder::fit(&table, &columns, Some(200), |row| row == 0).unwrap();
+        let mut newer = TableEncoder::fit(&table, &columns, Some(200), |_| true).unwrap();
+        let before = newer.clone();
+        let values = newer.keep_bins(&constant);
+        assert_eq!(newer, before);
+        assert_eq!(values.iter().flatten().copied().collect::<Vec<_>>(), [0, 1, 2]);
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //! * [`schema`] and [`table`]: declared feature columns and their values in memory.
 //! * [`encoding`]: raw feature values to model inputs; the same code trains and serves.
 //! * [`config`]: TOML to a validated training configuration.
+//! * [`layers`]: how configuration files and settings are put over a default that knows every key.
 //! * [`artifact`]: files and directories that appear whole or not at all, each with a checksum.
+//! * [`memory`]: freed blocks are kept, for work in steps.
 //! * [`progress`]: bars on a terminal, silence elsewhere.
 //!
 //! Nothing here trains, searches or talks to a network.
@@ -16,6 +18,8 @@ pub mod encoding;
 pub mod error;
 pub mod event;
 pub mod ids;
+pub mod layers;
+pub mod memory;
 pub mod progress;
 pub mod schema;
 pub mod table;

@@ -76,7 +76,7 @@ impl DeviceChoice {
     pub fn open(self) -> Result<OpenDevice> {
         match self {
             Self::Cpu => {
-                keep_freed_memory();
+                duet_core::memory::keep_freed();
                 Ok(OpenDevice { device: Device::flex(), choice: self, description: "cpu (flex)".to_owned() })
             }
             Self::NdArray => Ok(OpenDevice { device: ndarray(), choice: self, description: "ndarray".to_owned() }),
@@ -104,14 +104,6 @@ impl DeviceChoice {
             },
         }
     }
-}
-
-/// A step makes and drops tensors of megabytes, and glibc gives blocks of that size back to the system at once: page faults
-/// were a third of a step. Freeing one block just under its limit of 32 MiB makes glibc keep blocks up to that size, and up
-/// to 64 MiB of free memory in all, for the next allocation (`mallopt(3)`, "dynamic mmap threshold"). Elsewhere it does nothing.
-fn keep_freed_memory() {
-    const ALMOST_32_MIB: usize = (32 << 20) - (64 << 10);
-    drop(std::hint::black_box(Vec::<u8>::with_capacity(ALMOST_32_MIB)));
 }
 
 #[expect(deprecated, reason = "kept as the second CPU implementation; burn 0.22 deprecates it in favour of Flex")]

@@ -7,10 +7,11 @@ use std::{
 };
 
 use fs_err as fs;
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{
-    manifest::{MANIFEST, Manifest, checksum, render},
+    manifest::{FileEntry, MANIFEST, Manifest, checksum, render},
     staged::{sibling, sync_parent, write_file},
 };
 use crate::{Error, Result};
@@ -128,28 +129,64 @@ impl DirWriter {
         let mut files = BTreeMap::new();
         let mut names = Vec::new();
         list_files(&self.partial, "", &mut names)?;
-        for name in names {
-            let path = self.partial.join(&name);
-            File::open(&path).and_then(|file| file.sync_all()).map_err(Error::io(&path))?;
-            files.insert(name, checksum(&path)?);
+        // Waiting for the disk, not computing: many files are synced at the same time.
+        let entries: Vec<Result<(String, FileEntry)>> = names
+            .into_par_iter()
+            .map(|name| {
+                let path = self.partial.join(&name);
+                File::open(&path).and_then(|file| file.sync_all()).map_err(Error::io(&path))?;
+                let entry = checksum(&path)?;
+                Ok((name, entry))
+            })
+            .collect();
+        for entry in entries {
+            let (name, entry) = entry?;
+            files.insert(name, entry);
         }
         write_file(&self.path(MANIFEST), render(magic, version, files, body)?.as_bytes())?;
-        let old = sibling(&self.target, "old");
+        let mut replaced = None;
         if is_taken(&self.target)? {
             if self.if_exists == IfExists::Fail {
                 return Err(Error::input(format!("{} appeared meanwhile", self.target.display())));
             }
             check_is_ours(&self.target)?;
-            fs::rename(&self.target, &old).map_err(Error::io(&self.target))?;
+            replaced = Some(self.replace()?);
+        } else {
+            fs::rename(&self.partial, &self.target).map_err(Error::io(&self.target))?;
         }
-        fs::rename(&self.partial, &self.target).map_err(Error::io(&self.target))?;
         self.published = true;
         sync_parent(&self.target)?;
-        if old.exists() {
+        if let Some(old) = replaced {
             fs::remove_dir_all(&old).map_err(Error::io(&old))?;
         }
         Ok(self.target.clone())
     }
+}
+
+impl DirWriter {
+    /// Puts the new directory in the place of the old one; returns where the old one is now.
+    fn replace(&self) -> Result<PathBuf> {
+        if exchange(&self.partial, &self.target) {
+            return Ok(self.partial.clone());
+        }
+        let old = sibling(&self.target, "old");
+        fs::rename(&self.target, &old).map_err(Error::io(&self.target))?;
+        fs::rename(&self.partial, &self.target).map_err(Error::io(&self.target))?;
+        Ok(old)
+    }
+}
+
+/// Swaps two directories in one step, so that a reader finds the old or the new one at any moment. False where the system
+/// can't: then there is a moment without either.
+#[cfg(target_os = "linux")]
+fn exchange(new: &Path, target: &Path) -> bool {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, new, CWD, target, RenameFlags::EXCHANGE).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exchange(_new: &Path, _target: &Path) -> bool {
+    false
 }
 
 impl Drop for DirWriter {
@@ -280,6 +317,32 @@ mod tests {
         assert_eq!(fs::read_to_string(target.join("notes/mine.txt")).unwrap(), "notes");
         fs::remove_dir_all(target.join("notes")).unwrap();
         write_one(dir.path(), "two", IfExists::Replace).unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_reader_finds_the_old_or_the_new_at_any_moment() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let dir = tempfile::tempdir().unwrap();
+        let file = write_one(dir.path(), "0", IfExists::Fail).unwrap().join("a.txt");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut reads = 0;
+                while !done.load(Ordering::Relaxed) {
+                    fs::read_to_string(&file).unwrap().parse::<u32>().unwrap();
+                    reads += 1;
+                }
+                reads
+            });
+            for content in 1..200 {
+                write_one(dir.path(), &content.to_string(), IfExists::Replace).unwrap();
+            }
+            done.store(true, Ordering::Relaxed);
+            assert!(reader.join().unwrap() > 0);
+        });
+        assert_eq!(fs::read_to_string(&file).unwrap(), "199");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
