@@ -122,6 +122,8 @@ fn a_dataset_that_contradicts_itself_is_refused() {
     fail("train", &args, 1, &["items.parquet", "80"]);
 }
 
+type Change = fn(&mut Vec<tensor_file::NamedTensor>, fn(&tensor_file::NamedTensor) -> bool);
+
 #[test]
 fn parameters_of_another_model_are_refused() {
     let smithy = Smithy::new();
@@ -141,14 +143,22 @@ fn parameters_of_another_model_are_refused() {
         fail("duet", &[more, &["--device", "cpu"]].concat(), 1, &[text(&weights)]);
     }
     // A parameter too few, and one that is not a number.
+    let is_table = |tensor: &tensor_file::NamedTensor| tensor.name == "tables.items.weights";
     for (what, change) in [
-        ("missing", (|tensors: &mut Vec<tensor_file::NamedTensor>| drop(tensors.remove(0))) as fn(&mut Vec<_>)),
-        ("not finite", |tensors| tensors[0].values[0] = f32::NAN),
+        ("missing", (|tensors, is_table| tensors.retain(|tensor| !is_table(tensor))) as Change),
+        ("not finite", |tensors, is_table| {
+            let table = tensors.iter_mut().find(|tensor| is_table(tensor)).expect("the table of items");
+            table.values[0] = f32::NAN;
+        }),
+        ("optimiser memory not finite", |tensors, _| {
+            let memory = tensors.iter_mut().find(|tensor| tensor.name.ends_with(".accumulators")).expect("memory");
+            memory.values[0] = f32::NAN;
+        }),
     ] {
         forge(&kept, &mine, WEIGHTS_MAGIC, |dir| {
             let path = dir.join("weights.safetensors");
             let mut tensors: Vec<_> = tensor_file::read(&path).expect("tensors").into_values().collect();
-            change(&mut tensors);
+            change(&mut tensors, is_table);
             tensor_file::write(&path, &tensors).expect("tensors are written");
         });
         let said = fail("embed", &embed, 1, &[text(&weights)]);

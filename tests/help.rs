@@ -11,17 +11,21 @@ use std::{
 use crate::workshop::{Done, command, duet};
 
 /// Every command of `duet`.
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 16] = [
     "demo",
     "world",
     "import",
+    "ingest",
     "prepare",
     "train",
     "evaluate",
     "embed",
+    "run",
     "recommend",
     "similar",
     "inspect",
+    "privacy",
+    "forget",
     "completions",
     "man",
 ];

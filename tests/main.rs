@@ -9,5 +9,7 @@ mod forged;
 mod help;
 mod interruption;
 mod path;
+mod personal;
+mod schedule;
 mod tables;
 mod workshop;

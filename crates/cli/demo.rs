@@ -13,8 +13,9 @@ use anyhow::{Context, Result};
 use clap::Args;
 use duet_core::{Error, UserIdx, artifact::IfExists, table::ColumnValues};
 use duet_data::{
+    accounts::UserKey,
     dataset::{Dataset, TestUser},
-    prepare::{PrepareOptions, UserKey, prepare},
+    prepare::{PrepareOptions, prepare},
     world::{WorldOptions, generate},
 };
 use duet_model::device::DeviceChoice;
@@ -111,6 +112,7 @@ pub(crate) fn run(args: &DemoArgs, out: &mut dyn Write) -> Result<Outcome> {
             device: args.device,
             resume: false,
             overwrite: true,
+            warm_start: None,
             max_time: Some(args.max_time),
             stop: stop.clone(),
         })

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first asks the training to stop after its step, the second ends the process.
+//! Ctrl-C and SIGTERM: the first asks the work to stop where it can go on, the second ends the process.
 
 use std::sync::{
     Arc, OnceLock,
@@ -15,10 +15,10 @@ pub(crate) fn stop_flag() -> Arc<AtomicBool> {
             if seen.swap(true, Ordering::SeqCst) {
                 std::process::exit(i32::from(crate::INTERRUPTED));
             }
-            eprintln!("stopping with a checkpoint; once more to stop at once");
+            eprintln!("stopping, with everything so far kept; once more to stop at once");
         });
         if let Err(error) = installed {
-            tracing::warn!(%error, "Ctrl-C will end the process without a checkpoint");
+            tracing::warn!(%error, "Ctrl-C will end the process at once");
         }
         flag
     });

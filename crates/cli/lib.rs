@@ -11,14 +11,18 @@ mod configuration;
 mod demo;
 mod embed;
 mod evaluate;
+mod forget;
 mod import;
+mod ingest;
 mod inspect;
 mod interrupt;
 mod lists;
 mod logging;
 mod man;
 mod prepare;
+mod privacy;
 mod recommend;
+mod run;
 mod similar;
 mod source;
 mod train;
@@ -49,13 +53,17 @@ enum Command {
     Demo(demo::DemoArgs),
     World(world::WorldArgs),
     Import(import::ImportArgs),
+    Ingest(ingest::IngestArgs),
     Prepare(prepare::PrepareArgs),
     Train(train::TrainArgs),
     Evaluate(evaluate::EvaluateArgs),
     Embed(embed::EmbedArgs),
+    Run(run::RunArgs),
     Recommend(recommend::RecommendArgs),
     Similar(similar::SimilarArgs),
     Inspect(inspect::InspectArgs),
+    Privacy(privacy::PrivacyArgs),
+    Forget(forget::ForgetArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
 }
@@ -95,7 +103,7 @@ const INTERRUPTED: u8 = 130;
 pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
     parsed(arguments, |cli: Cli, out| {
         let base = match cli.command {
-            Command::Train(_) => logging::EVERY_EPOCH,
+            Command::Train(_) | Command::Ingest(_) | Command::Run(_) => logging::EVERY_EPOCH,
             _ => logging::WARNINGS,
         };
         cli.log.init(base);
@@ -103,13 +111,17 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
             Command::Demo(args) => demo::run(args, out),
             Command::World(args) => world::run(args, out),
             Command::Import(args) => import::run(args, out),
+            Command::Ingest(args) => ingest::run(args, out),
             Command::Prepare(args) => prepare::run(args, out),
             Command::Train(args) => train::run(args, out),
             Command::Evaluate(args) => evaluate::run(args, out),
             Command::Embed(args) => embed::run(args, out),
+            Command::Run(args) => run::run(args, out),
             Command::Recommend(args) => recommend::run(args, out),
             Command::Similar(args) => similar::run(args, out),
             Command::Inspect(args) => inspect::run(args, out),
+            Command::Privacy(args) => privacy::run(args, out),
+            Command::Forget(args) => forget::run(args, out),
             Command::Completions(args) => completions::run(args, &mut Cli::command(), out),
             Command::Man(args) => man::run(args, Cli::command(), out),
         }

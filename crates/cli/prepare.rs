@@ -5,7 +5,15 @@ use std::{io::Write, path::PathBuf, time::Instant};
 use anyhow::Result;
 use chrono::NaiveDate;
 use clap::Args;
-use duet_data::prepare::{HeldOut, PrepareOptions, PrepareSummary, QUALITY_FILE, QUARANTINE_FILE, prepare};
+use duet_core::Error;
+use duet_data::{
+    accounts::{AccountSource, Connection, PostgresSource},
+    prepare::{
+        DayRange, EventSource, PrepareConfig, PrepareOptions, PrepareSummary, QUALITY_FILE, QUALITY_PAGE,
+        QUARANTINE_DIR, prepare,
+    },
+    store::Location,
+};
 
 use crate::{
     Outcome, user_key,
@@ -14,96 +22,118 @@ use crate::{
 
 /// Make a dataset of raw events, accounts and a catalogue, without leaks and without personal data.
 ///
-/// Bad lines are put aside with their file, line and reason, never lost. User ids become keyed hashes.
+/// Bad lines are put aside with their file, line and reason, never lost. User ids become keyed hashes, coordinates places
+/// that many share, birth dates age buckets. Everything else is set in a configuration: see configs/prepare.toml.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PrepareArgs {
-    /// A world made by `duet world`: short for its events, accounts, catalogue and truth.
-    #[arg(long, value_name = "WORLD", conflicts_with_all = ["events", "accounts", "catalogue", "truth"])]
-    world: Option<PathBuf>,
-    /// A file of JSON lines, or a directory searched for *.jsonl, *.ndjson and *.json.
-    #[arg(long, value_name = "PATH", required_unless_present = "world", requires_all = ["accounts", "catalogue"])]
-    events: Option<PathBuf>,
-    /// Accounts as CSV.
-    #[arg(long, value_name = "FILE", requires = "events")]
-    accounts: Option<PathBuf>,
-    /// A directory with artists.csv, songs.csv and, where there is one, artist_daily.csv.
-    #[arg(long, value_name = "DIR", requires = "events")]
-    catalogue: Option<PathBuf>,
-    /// The truth directory of a synthetic world, for the oracle in evaluations.
-    #[arg(long, value_name = "DIR", requires = "events")]
-    truth: Option<PathBuf>,
-    /// File with the secret that turns user ids into pseudonyms (at least 16 bytes).
-    #[arg(long, value_name = "FILE")]
-    user_key: PathBuf,
-    /// Make the key file, readable for its owner only, if it is not there.
-    #[arg(long)]
-    create_key: bool,
+    #[command(flatten)]
+    sources: SourceArgs,
     /// Where the dataset goes.
     #[arg(long, value_name = "DATASET")]
     out: PathBuf,
     /// Replace a dataset that is there.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "update")]
     overwrite: bool,
-    /// Hold out the last N full days [default: 14].
-    #[arg(long, value_name = "N", group = "held_out", help_heading = "Held-out part")]
-    held_out_days: Option<u32>,
-    /// Hold out everything from this day on.
-    #[arg(long, value_name = "YYYY-MM-DD", group = "held_out", help_heading = "Held-out part")]
-    held_out_from: Option<NaiveDate>,
-    /// Hold out what comes after this share of the events, from the next midnight on.
-    #[arg(long, value_name = "SHARE", group = "held_out", help_heading = "Held-out part")]
-    held_out_quantile: Option<f64>,
-    /// Drop so many full days before the held-out part: features and training end before them.
-    #[arg(long, default_value_t = 0, value_name = "N", help_heading = "Held-out part")]
-    gap_days: u32,
-    /// Hold out events with artists the user had before, too (otherwise: discoveries only).
-    #[arg(long, help_heading = "Held-out part")]
-    repeats: bool,
-    /// Ages at which a new bucket starts.
-    #[arg(long, value_delimiter = ',', value_name = "AGE,AGE", help_heading = "Features")]
-    age_edges: Option<Vec<u32>>,
-    /// A place with fewer users is folded into the next larger one.
-    #[arg(long, value_name = "N", help_heading = "Features")]
-    min_users_per_place: Option<usize>,
+    /// Add to the dataset that is there: only days whose raw lines changed are read, the others are taken over.
+    #[arg(long)]
+    update: bool,
+    /// First day to read; those before stay as they are (implies --update).
+    #[arg(long, value_name = "YYYY-MM-DD", conflicts_with = "overwrite")]
+    from: Option<NaiveDate>,
+    /// Last day to read; those after stay as they are (implies --update).
+    #[arg(long, value_name = "YYYY-MM-DD", conflicts_with = "overwrite")]
+    to: Option<NaiveDate>,
 }
 
-impl PrepareArgs {
-    fn options(&self) -> Result<PrepareOptions> {
-        let key = user_key::read_or_create(&self.user_key, self.create_key)?;
-        let mut options = match (&self.world, &self.events, &self.accounts, &self.catalogue) {
+/// Where events, accounts and catalogue lie, and the settings: the same for every command that prepares.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SourceArgs {
+    /// A world made by `duet world`: short for its events, accounts, catalogue and truth.
+    #[arg(long, value_name = "WORLD", conflicts_with_all = ["events", "raw", "accounts", "catalogue", "truth"])]
+    world: Option<PathBuf>,
+    /// Raw zone written by `duet ingest`: a directory, or s3://, gs://, az:// with bucket and prefix.
+    #[arg(long, value_name = "ZONE", conflicts_with = "events", requires_all = ["accounts", "catalogue"])]
+    pub(crate) raw: Option<String>,
+    /// A file of JSON lines, or a directory searched for *.jsonl, *.ndjson and *.json.
+    #[arg(long, value_name = "PATH", requires_all = ["accounts", "catalogue"])]
+    events: Option<PathBuf>,
+    /// Accounts: a CSV file, a postgres:// URL, or "postgres" for the server that the PG* variables name.
+    #[arg(long, value_name = "SOURCE")]
+    accounts: Option<String>,
+    /// A directory with artists.csv, songs.csv and, where there is one, artist_daily.csv.
+    #[arg(long, value_name = "DIR")]
+    catalogue: Option<PathBuf>,
+    /// The truth directory of a synthetic world, for the oracle in evaluations.
+    #[arg(long, value_name = "DIR")]
+    truth: Option<PathBuf>,
+    #[command(flatten)]
+    key: user_key::KeyArgs,
+    /// Settings; see configs/prepare.toml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Change a setting, as in --set split.held_out=days:7.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) settings: Vec<String>,
+}
+
+impl SourceArgs {
+    pub(crate) fn options(&self) -> Result<PrepareOptions> {
+        let config = PrepareConfig::load(self.config.as_deref(), &self.settings)?;
+        let key = self.key.read()?;
+        let mut options = match (&self.world, &self.accounts, &self.catalogue) {
             (Some(world), ..) => PrepareOptions::for_world(world, key),
-            (None, Some(events), Some(accounts), Some(catalogue)) => {
-                PrepareOptions::new(events.clone(), accounts.clone(), catalogue.clone(), key)
+            (None, Some(accounts), Some(catalogue)) => {
+                let events = match (&self.raw, &self.events) {
+                    (Some(zone), _) => EventSource::Zone(Location::parse(zone)?),
+                    (None, Some(path)) => EventSource::Files(path.clone()),
+                    (None, None) => return Err(missing()),
+                };
+                PrepareOptions::new(events, accounts_at(accounts, &config)?, catalogue.clone(), key)
             }
-            _ => anyhow::bail!("give --world, or --events with --accounts and --catalogue"),
+            _ => return Err(missing()),
         };
         options.truth = options.truth.or_else(|| self.truth.clone());
-        options.held_out = match (self.held_out_days, self.held_out_from, self.held_out_quantile) {
-            (Some(days), ..) => HeldOut::LastDays(days),
-            (_, Some(date), _) => HeldOut::From(date),
-            (.., Some(quantile)) => HeldOut::Quantile(quantile),
-            _ => options.held_out,
-        };
-        options.gap_days = self.gap_days;
-        options.new_artists_only = !self.repeats;
-        if let Some(edges) = &self.age_edges {
-            options.age_edges.clone_from(edges);
-        }
-        options.min_users_per_place = self.min_users_per_place.unwrap_or(options.min_users_per_place);
+        config.apply(&mut options)?;
         Ok(options)
     }
 }
 
+fn missing() -> anyhow::Error {
+    Error::input("give --world, or --raw or --events with --accounts and --catalogue").into()
+}
+
+/// A URL, the word "postgres", or a file.
+fn accounts_at(source: &str, config: &PrepareConfig) -> Result<AccountSource> {
+    let is_url = ["postgres://", "postgresql://"].iter().any(|scheme| source.starts_with(scheme));
+    if !is_url && source != "postgres" {
+        return Ok(AccountSource::Csv(PathBuf::from(source)));
+    }
+    let mut postgres = PostgresSource::new(Connection::new(is_url.then_some(source))?);
+    (postgres.table, postgres.columns) = config.account_table()?;
+    Ok(AccountSource::Postgres(Box::new(postgres)))
+}
+
 pub(crate) fn run(args: &PrepareArgs, out: &mut dyn Write) -> Result<Outcome> {
     let started = Instant::now();
-    let summary = prepare(&args.options()?, &args.out, if_exists(args.overwrite))?;
+    let mut options = args.sources.options()?;
+    options.update = args.update || args.from.is_some() || args.to.is_some();
+    options.days = DayRange { from: args.from, to: args.to };
+    let summary = prepare(&options, &args.out, if_exists(args.overwrite))?;
     writeln!(out, "{}: {}, in {:.1} s", args.out.display(), describe(&summary), started.elapsed().as_secs_f64())?;
-    writeln!(out, "{}", summary.quality)?;
-    if summary.quality.quarantined_lines() > 0 {
-        let reasons: Vec<String> =
-            summary.quality.quarantined.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
-        writeln!(out, "put aside in {QUARANTINE_FILE}: {} (all counts: {QUALITY_FILE})", reasons.join(", "))?;
+    if options.update {
+        writeln!(out, "{} days read, {} taken over", summary.days_read, summary.days_kept)?;
     }
+    writeln!(out, "{}", summary.books)?;
+    for (what, reasons) in [
+        (format!("put aside in {QUARANTINE_DIR}/"), &summary.books.quarantined),
+        ("left out".to_owned(), &summary.books.filtered),
+    ] {
+        if !reasons.is_empty() {
+            let reasons: Vec<String> = reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+            writeln!(out, "{what}: {}", reasons.join(", "))?;
+        }
+    }
+    writeln!(out, "report: {} (all counts: {QUALITY_FILE})", args.out.join(QUALITY_PAGE).display())?;
     Ok(Outcome::Done)
 }
 

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Args;
 use duet_core::{Error, progress};
-use duet_data::prepare::UserKey;
+use duet_data::accounts::UserKey;
 use duet_retrieval::ItemFilter;
 use duet_train::{
     evaluate::Table,

@@ -5,7 +5,10 @@ use std::{io::Write, path::PathBuf, time::Duration};
 use anyhow::Result;
 use clap::Args;
 use duet_model::device::DeviceChoice;
-use duet_train::train::{StopReason, TrainOptions, TrainSummary, train};
+use duet_train::{
+    train::{StopReason, TrainOptions, TrainSummary, train},
+    warm_start::WarmStart,
+};
 
 use crate::{Outcome, configuration, interrupt, values};
 
@@ -41,6 +44,10 @@ pub(crate) struct TrainArgs {
     /// Replace a run that is there.
     #[arg(long)]
     overwrite: bool,
+    /// Begin with the parameters of another run, for the items, users and feature values it knew; then train.warm_epochs
+    /// epochs on all events. The run may be of an older dataset.
+    #[arg(long, value_name = "RUN")]
+    warm_start: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &TrainArgs, out: &mut dyn Write) -> Result<Outcome> {
@@ -53,6 +60,7 @@ pub(crate) fn run(args: &TrainArgs, out: &mut dyn Write) -> Result<Outcome> {
         device: args.device,
         resume: args.resume,
         overwrite: args.overwrite,
+        warm_start: args.warm_start.clone().map(|run| WarmStart { run, or_fresh: false }),
         max_time: args.max_time,
         stop: interrupt::stop_flag(),
     };
@@ -66,8 +74,9 @@ pub(crate) fn describe(summary: &TrainSummary) -> String {
     let validation = summary.validation_ndcg.map_or_else(String::new, |ndcg| {
         format!(", best validation NDCG@10 {ndcg:.4} after epoch {}", summary.best_epoch)
     });
+    let warm = summary.warmed_from.as_ref().map_or_else(String::new, |warmed| format!("; {warmed}"));
     format!(
-        "{} epochs in {:.1} s on {} ({} rows/s, parameters {:.1} MiB), {}{validation}",
+        "{} epochs in {:.1} s on {} ({} rows/s, parameters {:.1} MiB), {}{validation}{warm}",
         summary.epochs,
         summary.seconds,
         summary.device,

@@ -1,16 +1,43 @@
-//! The file with the key that turns user ids into pseudonyms.
+//! The key that turns user ids into pseudonyms: from a file or an environment variable, never from an argument.
 
 use std::{
     fs::{File, OpenOptions},
     io::{Read, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
+use clap::Args;
 use duet_core::{Error, Result};
-use duet_data::prepare::UserKey;
+use duet_data::accounts::{KEY_VARIABLE, UserKey};
 
 /// Bytes of a new key: what HMAC-SHA-256 can use of one.
 const KEY_BYTES: usize = 32;
+
+/// Where the key is.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct KeyArgs {
+    /// File with the secret that turns user ids into pseudonyms (at least 16 bytes) [default: the secret in DUET_USER_KEY].
+    #[arg(long, value_name = "FILE")]
+    user_key: Option<PathBuf>,
+    /// Make the key file, readable for its owner only, if it is not there.
+    #[arg(long, requires = "user_key")]
+    create_key: bool,
+}
+
+impl KeyArgs {
+    /// The key, which must be somewhere.
+    ///
+    /// # Errors
+    /// Those of [`find`]; [`Error::Input`] where there is none.
+    pub(crate) fn read(&self) -> Result<UserKey> {
+        match &self.user_key {
+            Some(path) => read_or_create(path, self.create_key),
+            None => find(None)?.ok_or_else(|| {
+                Error::input(format!("a user key is needed: --user-key FILE, or the secret in {KEY_VARIABLE}"))
+            }),
+        }
+    }
+}
 
 /// Reads the key at `path`; makes one there first, if `create` and nothing is there.
 ///
@@ -28,6 +55,20 @@ pub(crate) fn read_or_create(path: &Path, create: bool) -> Result<UserKey> {
         tracing::info!(path = %path.display(), "made a user key");
     }
     UserKey::from_file(path)
+}
+
+/// The key of a file, or of the environment variable where no file is named.
+///
+/// # Errors
+/// Those of [`UserKey::from_file`] and [`UserKey::from_environment`].
+pub(crate) fn find(path: Option<&Path>) -> Result<Option<UserKey>> {
+    match path {
+        Some(path) if !path.exists() => {
+            Err(Error::input(format!("{}: no such key file; a key may also be in {KEY_VARIABLE}", path.display())))
+        }
+        Some(path) => UserKey::from_file(path).map(Some),
+        None => UserKey::from_environment(),
+    }
 }
 
 /// Writes a key file that only its owner can read; never over another one.

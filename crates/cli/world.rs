@@ -5,7 +5,10 @@ use std::{io::Write, path::PathBuf, time::Instant};
 use anyhow::Result;
 use chrono::NaiveDate;
 use clap::Args;
-use duet_data::world::{Dirt, WorldOptions, WorldSummary, generate};
+use duet_data::{
+    accounts::Connection,
+    world::{AccountsTable, Dirt, WorldOptions, WorldSummary, generate, load_accounts},
+};
 
 use crate::{
     Outcome,
@@ -18,9 +21,16 @@ use crate::{
 #[derive(Debug, Clone, Args)]
 pub(crate) struct WorldArgs {
     /// Where the world goes.
-    #[arg(long, value_name = "WORLD")]
-    out: PathBuf,
-    /// Replace a world that is there.
+    #[arg(long, value_name = "WORLD", required_unless_present = "postgres")]
+    out: Option<PathBuf>,
+    /// Put the accounts into a Postgres table `accounts` (without --out: only them). What the URL leaves open comes
+    /// from PGHOST, PGPASSWORD and so on.
+    #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = "postgres://")]
+    postgres: Option<String>,
+    /// The schema of the table, made if it is not there.
+    #[arg(long, value_name = "NAME", requires = "postgres")]
+    schema: Option<String>,
+    /// Replace a world that is there, and the accounts in the table.
     #[arg(long)]
     overwrite: bool,
     /// Accounts.
@@ -97,9 +107,27 @@ impl WorldArgs {
 }
 
 pub(crate) fn run(args: &WorldArgs, out: &mut dyn Write) -> Result<Outcome> {
-    let started = Instant::now();
-    let summary = generate(&args.options(), &args.out, if_exists(args.overwrite))?;
-    writeln!(out, "{}: {}, in {:.1} s", args.out.display(), describe(&summary), started.elapsed().as_secs_f64())?;
+    let options = args.options();
+    // Before the work: a bad URL should not be found after minutes.
+    let table = match &args.postgres {
+        Some(url) => Some(AccountsTable {
+            connection: Connection::new(Some(url))?,
+            schema: args.schema.clone(),
+            overwrite: args.overwrite,
+        }),
+        None => None,
+    };
+    if let Some(place) = &args.out {
+        let started = Instant::now();
+        let summary = generate(&options, place, if_exists(args.overwrite))?;
+        writeln!(out, "{}: {}, in {:.1} s", place.display(), describe(&summary), started.elapsed().as_secs_f64())?;
+    }
+    if let Some(table) = &table {
+        let started = Instant::now();
+        let count = load_accounts(&options, table)?;
+        let seconds = started.elapsed().as_secs_f64();
+        writeln!(out, "{}: {} accounts, in {seconds:.1} s", table.connection, grouped(count))?;
+    }
     Ok(Outcome::Done)
 }
 

@@ -156,6 +156,8 @@ pub fn open_info(dir: &Path) -> Result<BundleInfo> {
 /// # Errors
 /// As [`open_info`]; [`Error::Data`] if its parts do not fit together.
 pub fn open(dir: &Path) -> Result<OpenBundle> {
+    // A link may be turned to the next bundle while this one is read.
+    let dir = &fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
     let info = open_info(dir)?;
     let (config, run) = run::read_records(dir)?;
     let dataset =

@@ -3,9 +3,11 @@
 //! # Core concepts
 //!
 //! * [`train::train`]: dataset and configuration to a *run* directory ([`run`]), resumable at any moment.
+//! * [`warm_start`]: the parameters of one run as the beginning of another.
 //! * [`batcher::Batcher`]: training events to batches, a pure function of seed, epoch and number.
 //! * [`bundle::embed`]: a run to a *bundle*: vectors, index, fallbacks, checked against exact search.
 //! * [`retriever::Retriever`]: lists for users, from a run or a bundle.
+//! * [`pipeline`]: all of it on a schedule, from new events to a published bundle.
 //! * [`evaluate`]: the run and the baselines in one table, full catalogue, with intervals.
 
 pub mod batcher;
@@ -15,6 +17,7 @@ pub mod embedding_pass;
 pub mod evaluate;
 pub mod examples;
 pub mod metrics_log;
+pub mod pipeline;
 pub mod prior;
 pub mod retriever;
 pub mod run;
@@ -22,4 +25,5 @@ pub mod schedule;
 pub mod served;
 pub mod train;
 pub mod validation;
+pub mod warm_start;
 pub mod windows;

@@ -5,7 +5,8 @@
 //! RUN/run.json          which dataset, which encoders (a `duet-run` record)
 //! RUN/metrics.jsonl     one line every `train.log_every` steps, one a validation
 //! RUN/checkpoint/       everything needed to go on (a `duet-checkpoint` artifact)
-//! RUN/best/             the parameters of the best epoch (a `duet-weights` artifact)
+//! RUN/best/             the parameters of the best epoch, with Adagrad's memory (a `duet-weights` artifact)
+//! RUN/vocabulary/       the ids of the dataset's items (and users, where the model knows them) (a `duet-vocabulary` artifact)
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use duet_core::{
     artifact::{self, DirWriter, IfExists, Manifest},
     config::Config,
     encoding::{EncodedTable, TableEncoder},
+    ids::IdMap,
 };
 use duet_data::dataset::{Dataset, DatasetInfo};
 use duet_model::{
@@ -25,6 +27,8 @@ use duet_model::{
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
+use crate::warm_start::WarmedFrom;
+
 /// Magic of `run.json`.
 pub const MAGIC: &str = "duet-run";
 /// Magic of `best/`.
@@ -34,6 +38,12 @@ pub const VERSION: u32 = 1;
 
 /// The file of parameters in `best/`, `checkpoint/` and bundles.
 pub const WEIGHTS_FILE: &str = "weights.safetensors";
+
+const VOCABULARY_MAGIC: &str = "duet-vocabulary";
+const VOCABULARY_DIR: &str = "vocabulary";
+/// The dataset's tables, as the dataset names them.
+const ITEMS_FILE: &str = "items.parquet";
+const USERS_FILE: &str = "users.parquet";
 
 const RUN_FILE: &str = "run.json";
 const CONFIG_FILE: &str = "config.toml";
@@ -51,6 +61,9 @@ pub struct RunInfo {
     pub users: TableEncoder,
     /// Encoder of item features.
     pub items: TableEncoder,
+    /// The run whose parameters it began with, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmed_from: Option<WarmedFrom>,
 }
 
 impl RunInfo {
@@ -171,13 +184,56 @@ pub fn write_records(dir: &Path, config: &Config, info: &RunInfo) -> Result<()> 
     artifact::write_manifest(&dir.join(RUN_FILE), MAGIC, VERSION, &[CONFIG_FILE], info)
 }
 
+/// The external ids that the rows of a run's tables stand for.
+#[derive(Debug)]
+pub struct Vocabulary {
+    /// Rows of the item tables.
+    pub items: IdMap,
+    /// Rows of the users table, where the model has one.
+    pub users: Option<IdMap>,
+}
+
+/// Keeps the ids of a dataset in a run: another run may start from this one when the dataset is long gone. Hard links, where the
+/// file system can.
+///
+/// # Errors
+/// [`Error::Io`] with the path.
+pub fn write_vocabulary(dir: &Path, dataset: &Dataset, with_users: bool) -> Result<()> {
+    let writer = DirWriter::create(&dir.join(VOCABULARY_DIR), IfExists::Replace)?;
+    for name in [Some(ITEMS_FILE), with_users.then_some(USERS_FILE)].into_iter().flatten() {
+        let (from, to) = (dataset.dir.join(name), writer.path(name));
+        if std::fs::hard_link(&from, &to).is_err() {
+            std::fs::copy(&from, &to).map_err(Error::io(&to))?;
+        }
+    }
+    writer.publish(VOCABULARY_MAGIC, VERSION, &dataset.fingerprint)?;
+    Ok(())
+}
+
+/// Reads what [`write_vocabulary`] wrote.
+///
+/// # Errors
+/// [`Error::Data`] naming the file that is missing or damaged.
+pub fn read_vocabulary(dir: &Path, info: &RunInfo, with_users: bool) -> Result<Vocabulary> {
+    let place = dir.join(VOCABULARY_DIR);
+    if !place.exists() {
+        let message =
+            "keeps no ids of its items (an earlier duet made it), so nothing can start from it; train it again";
+        return Err(Error::data(dir, message));
+    }
+    Manifest::<String>::open(&place, VOCABULARY_MAGIC, VERSION)?;
+    let tables = Dataset { dir: place, info: info.dataset.clone(), fingerprint: info.dataset_fingerprint.clone() };
+    let users = if with_users { Some(tables.users()?.ids) } else { None };
+    Ok(Vocabulary { items: tables.items()?.ids, users })
+}
+
 /// Empties a run directory for a new run. What duet did not write makes it refuse: nothing of it is touched then.
 ///
 /// # Errors
 /// [`Error::Input`] naming what duet did not write; [`Error::Io`] with the path.
 pub fn remove(dir: &Path) -> Result<()> {
     const FILES: [&str; 3] = [crate::metrics_log::FILE, RUN_FILE, CONFIG_FILE];
-    const ARTIFACTS: [&str; 3] = ["checkpoint", "best", "evaluation"];
+    const ARTIFACTS: [&str; 4] = ["checkpoint", "best", VOCABULARY_DIR, "evaluation"];
     for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
         let name = entry.map_err(Error::io(dir))?.file_name().to_string_lossy().into_owned();
         let is_ours =

@@ -28,10 +28,11 @@ use crate::{
     checkpoint::{self, Phase, Progress},
     examples::Examples,
     metrics_log::{Line, MetricsLog},
-    prior::{initial_biases, trend_shift},
+    prior::{initial_biases, item_counts, trend_shift},
     run::{self, RunInfo, WeightsInfo},
     schedule,
     validation::{self, ValidationPart},
+    warm_start::{Source, WarmStart, WarmedFrom},
 };
 
 /// Batches made ahead.
@@ -52,6 +53,8 @@ pub struct TrainOptions {
     pub resume: bool,
     /// Replace a run that is there.
     pub overwrite: bool,
+    /// Begin with the parameters of another run. A run that is resumed has begun already.
+    pub warm_start: Option<WarmStart>,
     /// Stop with a checkpoint after this long.
     pub max_time: Option<Duration>,
     /// Stop with a checkpoint as soon as this is set.
@@ -103,6 +106,10 @@ pub struct TrainSummary {
     pub device: String,
     /// Bytes of embedding tables with their optimiser state, and of the towers with theirs.
     pub parameter_bytes: usize,
+    /// What it began with.
+    pub warmed_from: Option<WarmedFrom>,
+    /// Why it began afresh, though it was to begin with another run's parameters if they fit.
+    pub began_afresh: Option<String>,
 }
 
 /// Trains a model, or goes on with one.
@@ -112,7 +119,7 @@ pub struct TrainSummary {
 pub fn train(options: &TrainOptions) -> Result<TrainSummary> {
     let device = options.device.open()?;
     let dataset = Dataset::open(&options.dataset)?;
-    let (config, info, progress) = start(options, &dataset)?;
+    let Start { config, info, progress, began_afresh } = start(options, &dataset, &device)?;
     tracing::info!(device = device.description, run = %options.out.display(), "training");
     let mut trainer = Trainer {
         log: MetricsLog::open(&options.out, progress.metric_lines)?,
@@ -125,30 +132,26 @@ pub fn train(options: &TrainOptions) -> Result<TrainSummary> {
         info,
         device,
         progress,
+        began_afresh,
     };
     trainer.run(&dataset)?;
     Ok(trainer.summary())
 }
 
+/// Where a training stands when it begins.
+struct Start {
+    config: Config,
+    info: RunInfo,
+    progress: Progress,
+    began_afresh: Option<String>,
+}
+
 /// Reads or writes the run's records and finds out where to begin.
-fn start(options: &TrainOptions, dataset: &Dataset) -> Result<(Config, RunInfo, Progress)> {
+fn start(options: &TrainOptions, dataset: &Dataset, device: &OpenDevice) -> Result<Start> {
     let out = &options.out;
     let exists = out.join("run.json").exists();
     if exists && options.resume {
-        artifact::tidy(&out.join("checkpoint"))?;
-        artifact::tidy(&out.join("best"))?;
-        let (config, info) = run::read_records(out)?;
-        if config != options.config {
-            return Err(Error::input(format!(
-                "{}: --resume with another configuration than the run's config.toml; give the same one",
-                out.display()
-            )));
-        }
-        if info.dataset_fingerprint != dataset.fingerprint {
-            return Err(Error::input(format!("{}: --resume with another dataset than the run's", out.display())));
-        }
-        let progress = checkpoint::progress(out)?.unwrap_or_else(Progress::start);
-        return Ok((config, info, progress));
+        return resume(options, dataset);
     }
     if exists && !options.overwrite {
         return Err(Error::input(format!(
@@ -156,15 +159,102 @@ fn start(options: &TrainOptions, dataset: &Dataset) -> Result<(Config, RunInfo, 
             out.display()
         )));
     }
+    let source = options.warm_start.as_ref().map(|warm| -> Result<Source> {
+        let source = Source::open(&warm.run)?;
+        source.check(&options.config, &dataset.info)?;
+        Ok(source)
+    });
+    let mut info = describe(&options.config, dataset)?;
+    info.dataset_dir = std::path::absolute(&options.dataset).map_err(Error::io(&options.dataset))?;
+    let mut began_afresh = None;
+    let mut warm = None;
+    if let Some(source) = source {
+        let or_fresh = options.warm_start.as_ref().is_some_and(|warm| warm.or_fresh);
+        match source.and_then(|source| warm_model(options, dataset, &mut info, &source, device)) {
+            Ok(model) => warm = Some(model),
+            Err(error) if or_fresh => {
+                tracing::warn!(%error, "starting afresh");
+                // Bins of the other run may have come in.
+                info = RunInfo { dataset_dir: info.dataset_dir, ..describe(&options.config, dataset)? };
+                began_afresh = Some(error.to_string());
+            }
+            Err(error) => return Err(error),
+        }
+    }
     if exists {
         run::remove(out)?;
     }
-    let info = describe(&options.config, dataset)?;
-    let in_place = std::path::absolute(&options.dataset).map_err(Error::io(&options.dataset))?;
-    run::write_records(out, &options.config, &RunInfo { dataset_dir: in_place, ..info })?;
+    // A start that was killed may have left one that is nobody's.
+    let leftover = out.join("checkpoint");
+    if leftover.exists() {
+        artifact::remove(&leftover)?;
+    }
+    run::write_vocabulary(out, dataset, options.config.model.user_id)?;
+    if let Some(model) = warm {
+        // Before the record: a run that says it was warmed has a checkpoint to go on from.
+        checkpoint::save(out, &Learner::new(model, &options.config), &mut Progress::start())?;
+    }
+    run::write_records(out, &options.config, &info)?;
     // Read back what later runs will read, so that a resumed run computes with the very same numbers.
     let (config, info) = run::read_records(out)?;
-    Ok((config, info, Progress::start()))
+    Ok(Start { config, info, progress: Progress::start(), began_afresh })
+}
+
+/// Goes on with the run that is there.
+fn resume(options: &TrainOptions, dataset: &Dataset) -> Result<Start> {
+    let out = &options.out;
+    artifact::tidy(&out.join("checkpoint"))?;
+    artifact::tidy(&out.join("best"))?;
+    let (config, info) = run::read_records(out)?;
+    if config != options.config {
+        return Err(Error::input(format!(
+            "{}: --resume with another configuration than the run's config.toml; give the same one",
+            out.display()
+        )));
+    }
+    if info.dataset_fingerprint != dataset.fingerprint {
+        return Err(Error::input(format!("{}: --resume with another dataset than the run's", out.display())));
+    }
+    if let Some(WarmStart { run, or_fresh: false }) = &options.warm_start
+        && info.warmed_from.is_none()
+    {
+        let (out, run) = (out.display(), run.display());
+        return Err(Error::input(format!("{out}: the run began afresh, so --resume can't go on from {run}")));
+    }
+    let saved = checkpoint::progress(out)?;
+    if saved.is_none() && info.warmed_from.is_some() {
+        return Err(Error::data(out, "the run began with another run's parameters, and its checkpoint is gone"));
+    }
+    Ok(Start { config, info, progress: saved.unwrap_or_else(Progress::start), began_afresh: None })
+}
+
+/// The parameters of `source` in a new model; `info` gets the source's bins and its mention.
+fn warm_model(
+    options: &TrainOptions,
+    dataset: &Dataset,
+    info: &mut RunInfo,
+    source: &Source,
+    device: &OpenDevice,
+) -> Result<TwoTower> {
+    let config = &options.config;
+    let (plan, warmed) = source.plan(config, info, dataset)?;
+    let counts = item_counts(&dataset.timeline()?, info.dataset.counts.items as usize);
+    let mut model = new_model(config, info, &counts, device)?;
+    source.take_over(&mut model, &plan, config.train.warm_memory)?;
+    tracing::info!("{warmed}");
+    info.warmed_from = Some(warmed);
+    Ok(model)
+}
+
+/// A model with its initial parameters. `counts`: training events of each item.
+fn new_model(config: &Config, info: &RunInfo, counts: &[u32], device: &OpenDevice) -> Result<TwoTower> {
+    let mut model = TwoTower::new(&config.model, &config.loss, info.shape(), device, config.train.seed);
+    if let Some(bias) = &mut model.tables.bias {
+        let weights = initial_biases(counts, config.model.bias_init);
+        let accumulators = vec![0.0; weights.len()];
+        bias.set(TableState { weights, accumulators, dim: 1 }, &device.device)?;
+    }
+    Ok(model)
 }
 
 fn describe(config: &Config, dataset: &Dataset) -> Result<RunInfo> {
@@ -193,6 +283,7 @@ fn describe(config: &Config, dataset: &Dataset) -> Result<RunInfo> {
         dataset: dataset.info.clone(),
         users,
         items,
+        warmed_from: None,
     })
 }
 
@@ -224,6 +315,7 @@ struct Trainer<'a> {
     seconds_before: f64,
     stopped: StopReason,
     parameter_bytes: usize,
+    began_afresh: Option<String>,
 }
 
 /// One pass over the data: what it trains on and how long.
@@ -237,8 +329,12 @@ struct Fit {
 impl Trainer<'_> {
     fn run(&mut self, dataset: &Dataset) -> Result<()> {
         if self.progress.phase == Phase::Search {
-            let (timeline, part) = validation::cut(dataset.timeline()?, &self.config, &self.info.dataset)?;
-            let epochs = self.config.train.epochs;
+            let (timeline, part) = match self.info.warmed_from {
+                // The other run was trained on most of what would be cut.
+                Some(_) => (dataset.timeline()?, None),
+                None => validation::cut(dataset.timeline()?, &self.config, &self.info.dataset)?,
+            };
+            let epochs = self.epochs();
             let fit = self.fit(dataset, timeline, part, epochs)?;
             if !self.train_phase(&fit)? {
                 return Ok(());
@@ -247,7 +343,7 @@ impl Trainer<'_> {
             self.begin_phase(if refit { Phase::Refit } else { Phase::Done });
         }
         if self.progress.phase == Phase::Refit {
-            let epochs = self.progress.best.map_or(self.config.train.epochs, |(epoch, _)| epoch);
+            let epochs = self.progress.best.map_or(self.epochs(), |(epoch, _)| epoch);
             let fit = self.fit(dataset, dataset.timeline()?, None, epochs)?;
             let stopped = self.stopped;
             if !self.train_phase(&fit)? {
@@ -257,6 +353,12 @@ impl Trainer<'_> {
             self.begin_phase(Phase::Done);
         }
         Ok(())
+    }
+
+    /// Epochs asked for.
+    fn epochs(&self) -> usize {
+        let train = &self.config.train;
+        if self.info.warmed_from.is_some() { train.warm_epochs } else { train.epochs }
     }
 
     fn begin_phase(&mut self, phase: Phase) {
@@ -278,17 +380,11 @@ impl Trainer<'_> {
     }
 
     fn learner(&mut self, fit: &Fit) -> Result<Learner> {
-        let Config { model, loss, train, .. } = &self.config;
-        let mut model = TwoTower::new(model, loss, self.info.shape(), &self.device, train.seed);
-        if let Some(bias) = &mut model.tables.bias {
-            let weights = initial_biases(&fit.examples.counts, self.config.model.bias_init);
-            let accumulators = vec![0.0; weights.len()];
-            bias.set(TableState { weights, accumulators, dim: 1 }, &self.device.device)?;
-        }
+        let model = new_model(&self.config, &self.info, &fit.examples.counts, &self.device)?;
         // AdamW keeps two moments beside every dense parameter.
         self.parameter_bytes = model.tables.bytes() + 3 * model.tower_bytes();
         let mut learner = Learner::new(model, &self.config);
-        if self.progress.step > 0 || self.progress.epoch > 0 {
+        if self.progress.step > 0 || self.progress.epoch > 0 || self.info.warmed_from.is_some() {
             checkpoint::restore(&self.options.out, &mut learner, &self.progress)?;
         }
         Ok(learner)
@@ -299,7 +395,7 @@ impl Trainer<'_> {
         let mut learner = self.learner(fit)?;
         let config = self.config.clone();
         let mut batcher = Batcher::new(&config, &fit.examples, learner.model.is_shared(), config.train.seed);
-        let total = (batcher.batches() * config.train.epochs) as u64;
+        let total = (batcher.batches() * self.epochs()) as u64;
         let bar = progress::bar("training", "batches", (batcher.batches() * fit.epochs) as u64);
         let mut saved = Instant::now();
         while self.progress.epoch < fit.epochs {
@@ -338,7 +434,7 @@ impl Trainer<'_> {
             let validation_ndcg = self.progress.best.map(|(_, ndcg)| ndcg);
             check_converging(&learner.model, self.progress.epoch)?;
             let info = WeightsInfo { epoch: self.progress.epoch, validation_ndcg, refitted };
-            run::write_best(&self.options.out, &learner.model.state(false)?, &info)?;
+            run::write_best(&self.options.out, &learner.model.state(true)?, &info)?;
         }
         Ok(true)
     }
@@ -437,7 +533,7 @@ impl Trainer<'_> {
                 self.progress.best = Some((epoch, ndcg));
                 self.progress.stale = 0;
                 let info = WeightsInfo { epoch, validation_ndcg: Some(ndcg), refitted: false };
-                run::write_best(&self.options.out, &learner.model.state(false)?, &info)?;
+                run::write_best(&self.options.out, &learner.model.state(true)?, &info)?;
             } else {
                 self.progress.stale += 1;
             }
@@ -483,6 +579,8 @@ impl Trainer<'_> {
             rows_per_second: self.progress.rows as f64 / seconds.max(1e-9),
             device: self.device.description,
             parameter_bytes: self.parameter_bytes,
+            warmed_from: self.info.warmed_from,
+            began_afresh: self.began_afresh,
         }
     }
 }

@@ -25,13 +25,14 @@ mod read;
 mod write;
 
 pub use write::write;
+pub(crate) use write::{SplitHasher, TestWriter, TimelineWriter, check_table, split_hash, write_table, write_vectors};
 
-const USERS_FILE: &str = "users.parquet";
-const ITEMS_FILE: &str = "items.parquet";
-const TIMELINE_FILE: &str = "timeline.parquet";
-const TEST_FILE: &str = "test.parquet";
-const ORACLE_USERS_FILE: &str = "oracle_users.parquet";
-const ORACLE_ITEMS_FILE: &str = "oracle_items.parquet";
+pub(crate) const USERS_FILE: &str = "users.parquet";
+pub(crate) const ITEMS_FILE: &str = "items.parquet";
+pub(crate) const TIMELINE_FILE: &str = "timeline.parquet";
+pub(crate) const TEST_FILE: &str = "test.parquet";
+pub(crate) const ORACLE_USERS_FILE: &str = "oracle_users.parquet";
+pub(crate) const ORACLE_ITEMS_FILE: &str = "oracle_items.parquet";
 
 /// Lower-case hex digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -66,10 +67,10 @@ pub struct SplitInfo {
     pub cutoff_ms: Option<i64>,
     /// SHA-256 over the training and held-out events in order: two datasets with equal hashes have equal splits.
     ///
-    /// Users ascending by external id; per user the id, the number of events, and per event the item's external id,
-    /// the time (i64) and the weight (f32), where the data has them; then the held-out part likewise, without time
-    /// and weight. Texts are preceded by their length (u32), numbers little-endian. Row order of the source and of
-    /// the vocabularies therefore leaves the hash as it is.
+    /// The SHA-256 of two digests. Training: users with events, ascending by external id; per user the id, the number
+    /// of events, and per event the item's external id, the time (i64) and the weight (f32), where the data has them;
+    /// then the number of users. Held-out part: likewise, without time and weight. Texts are preceded by their length
+    /// (u32), numbers little-endian. Row order of the source and of the vocabularies therefore leaves the hash as it is.
     pub hash: String,
 }
 
@@ -182,7 +183,7 @@ pub struct Dataset {
     pub dir: PathBuf,
     /// The manifest's body.
     pub info: DatasetInfo,
-    /// Fingerprint of the manifest (SHA-256, hex): saved with a run, checked when the run is used.
+    /// Fingerprint of the manifest without the quality report (SHA-256, hex): saved with a run, checked when the run is used.
     pub fingerprint: String,
 }
 

@@ -21,12 +21,13 @@ use parquet::{
     basic::{Compression, ZstdLevel},
     errors::ParquetError,
     file::properties::WriterProperties,
+    schema::types::ColumnPath,
 };
 
 /// Rows handed over at once, both ways: 64 Ki rows of four columns are about 2 MB.
 pub(crate) const BATCH_ROWS: usize = 1 << 16;
 /// Rows of a row group: what the writer holds in memory before it reaches the disk.
-const GROUP_ROWS: usize = 1 << 20;
+pub(crate) const GROUP_ROWS: usize = 1 << 20;
 
 /// Writes one Parquet file batch by batch.
 pub(crate) struct Writer {
@@ -38,11 +39,22 @@ pub(crate) struct Writer {
 impl Writer {
     /// Creates `path` with the given columns.
     pub(crate) fn create(path: PathBuf, fields: Vec<Field>) -> Result<Self> {
+        Self::create_with(path, fields, GROUP_ROWS, &[])
+    }
+
+    /// As [`Writer::create`], with row groups of `group_rows` (small ones for files that are read many at a time), and
+    /// without dictionaries for columns of which nearly every value is another.
+    pub(crate) fn create_with(path: PathBuf, fields: Vec<Field>, group_rows: usize, distinct: &[&str]) -> Result<Self> {
         let file = File::create(&path).map_err(Error::io(&path))?;
         let schema = Arc::new(Schema::new(fields));
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
-            .set_max_row_group_row_count(Some(GROUP_ROWS))
+            .set_max_row_group_row_count(Some(group_rows));
+        let properties = distinct
+            .iter()
+            .fold(properties, |properties, column| {
+                properties.set_column_dictionary_enabled(ColumnPath::from(*column), false)
+            })
             .build();
         let writer =
             ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties)).map_err(|error| failed(&path, error))?;
@@ -98,6 +110,11 @@ impl Reader {
     /// Names and types of its columns.
     pub(crate) fn fields(&self) -> Vec<(String, DataType)> {
         self.builder.schema().fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
+    }
+
+    /// The columns with their nullability.
+    pub(crate) fn schema(&self) -> SchemaRef {
+        Arc::clone(self.builder.schema())
     }
 
     /// Checks that the file has exactly these columns, in this order.

@@ -24,6 +24,7 @@ use super::{
     parquet_file::{Reader, optional, required},
     write::{table_fields, test_fields, timeline_fields, vector_fields},
 };
+use crate::prepare::{QUALITY_FILE, QUALITY_PAGE};
 
 impl Dataset {
     /// Opens the dataset at `dir` and verifies every file's checksum.
@@ -38,8 +39,7 @@ impl Dataset {
                 return Err(Error::data(&path, format!("lists no {name}")));
             }
         }
-        let text = fs_err::read(&path).map_err(Error::io(&path))?;
-        let fingerprint = super::hex(&Sha256::digest(&text));
+        let fingerprint = fingerprint(&path)?;
         Ok(Self { dir: dir.to_path_buf(), info: manifest.body, fingerprint })
     }
 
@@ -178,6 +178,20 @@ impl Dataset {
         }
         Ok(Some(Oracle { dim, users, items }))
     }
+}
+
+/// What the data is, whatever is reported of it: the report is compared with the one before, so that it changes each time.
+fn fingerprint(manifest: &Path) -> Result<String> {
+    let text = fs_err::read_to_string(manifest).map_err(Error::io(manifest))?;
+    let mut value: serde_json::Value =
+        serde_json::from_str(&text).map_err(|error| Error::data(manifest, error.to_string()))?;
+    if let Some(manifest) = value.as_object_mut() {
+        manifest.remove("crc32");
+        if let Some(files) = manifest.get_mut("files").and_then(serde_json::Value::as_object_mut) {
+            files.retain(|name, _| name != QUALITY_FILE && name != QUALITY_PAGE);
+        }
+    }
+    Ok(super::hex(&Sha256::digest(value.to_string())))
 }
 
 /// Opens a file of the dataset and checks its columns and, where it is known, its number of rows.

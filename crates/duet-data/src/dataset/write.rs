@@ -14,7 +14,7 @@ use arrow::{
     datatypes::{DataType, Field},
 };
 use duet_core::{
-    Error, Result, UserIdx,
+    Error, ItemIdx, Result, UserIdx,
     artifact::{DirWriter, IfExists},
     schema::{Columns, FeatureKind},
     table::{ColumnValues, FeatureTable},
@@ -86,7 +86,7 @@ fn check(parts: &DatasetParts) -> Result<()> {
     Ok(())
 }
 
-fn check_table(what: &str, table: &FeatureTable, declared: &Columns) -> Result<()> {
+pub(crate) fn check_table(what: &str, table: &FeatureTable, declared: &Columns) -> Result<()> {
     table.check()?;
     let names: Vec<&String> = table.columns.iter().map(|column| &column.name).collect();
     if names != declared.keys().collect::<Vec<_>>() {
@@ -153,41 +153,92 @@ impl Timeline {
     }
 }
 
-/// SHA-256 as described at [`super::SplitInfo::hash`].
-fn split_hash(parts: &DatasetParts) -> String {
-    let text = |hasher: &mut Sha256, text: &str| {
-        hasher.update((text.len() as u32).to_le_bytes());
-        hasher.update(text.as_bytes());
-    };
-    let mut hasher = Sha256::new();
-    let timeline = &parts.timeline;
-    let mut users: Vec<usize> =
-        (0..parts.users.len()).filter(|&user| !timeline.range(user.into()).is_empty()).collect();
-    users.sort_unstable_by_key(|&user| parts.users.ids.id(user));
-    hasher.update((users.len() as u64).to_le_bytes());
-    for user in users {
-        let range = timeline.range(user.into());
-        text(&mut hasher, parts.users.ids.id(user));
-        hasher.update((range.len() as u64).to_le_bytes());
-        for event in range {
-            text(&mut hasher, parts.items.ids.id(timeline.items[event].index()));
-            if let Some(time) = timeline.timestamps_ms.get(event) {
-                hasher.update(time.to_le_bytes());
+/// The hash described at [`super::SplitInfo::hash`], from users in ascending order of their external ids.
+#[derive(Default)]
+pub(crate) struct SplitHasher {
+    training: Part,
+    held_out: Part,
+}
+
+#[derive(Default)]
+struct Part {
+    hasher: Sha256,
+    users: u64,
+}
+
+impl Part {
+    fn user(&mut self, id: &str, events: usize) {
+        self.users += 1;
+        self.text(id);
+        self.hasher.update((events as u64).to_le_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.hasher.update((text.len() as u32).to_le_bytes());
+        self.hasher.update(text.as_bytes());
+    }
+
+    fn finish(mut self) -> [u8; 32] {
+        self.hasher.update(self.users.to_le_bytes());
+        self.hasher.finalize().into()
+    }
+}
+
+impl SplitHasher {
+    /// Adds a user's training events: external item ids, then times and weights (empty where the data has none).
+    pub(crate) fn training<'a>(
+        &mut self,
+        id: &str,
+        items: impl ExactSizeIterator<Item = &'a str>,
+        timestamps_ms: &[i64],
+        weights: &[f32],
+    ) {
+        if items.len() == 0 {
+            return;
+        }
+        self.training.user(id, items.len());
+        for (event, item) in items.enumerate() {
+            self.training.text(item);
+            if let Some(time) = timestamps_ms.get(event) {
+                self.training.hasher.update(time.to_le_bytes());
             }
-            if let Some(weight) = timeline.weights.get(event) {
-                hasher.update(weight.to_le_bytes());
+            if let Some(weight) = weights.get(event) {
+                self.training.hasher.update(weight.to_le_bytes());
             }
         }
     }
+
+    /// Adds a user's held-out items.
+    pub(crate) fn held_out(&mut self, id: &str, items: &[impl AsRef<str>]) {
+        self.held_out.user(id, items.len());
+        items.iter().for_each(|item| self.held_out.text(item.as_ref()));
+    }
+
+    /// The hash in hex digits.
+    pub(crate) fn finish(self) -> String {
+        let mut hasher = Sha256::new();
+        hasher.update(self.training.finish());
+        hasher.update(self.held_out.finish());
+        super::hex(&hasher.finalize())
+    }
+}
+
+/// The hash of parts in memory.
+pub(crate) fn split_hash(parts: &DatasetParts) -> String {
+    let mut hasher = SplitHasher::default();
+    let timeline = &parts.timeline;
+    let mut users: Vec<usize> = (0..parts.users.len()).collect();
+    users.sort_unstable_by_key(|&user| parts.users.ids.id(user));
+    for user in users {
+        let range = timeline.range(user.into());
+        let items = timeline.items[range.clone()].iter().map(|item| parts.items.ids.id(item.index()));
+        let times = timeline.timestamps_ms.get(range.clone()).unwrap_or_default();
+        hasher.training(parts.users.ids.id(user), items, times, timeline.weights.get(range).unwrap_or_default());
+    }
     let mut test: Vec<&TestUser> = parts.test.iter().collect();
     test.sort_unstable_by_key(|user| user.id.as_str());
-    hasher.update((test.len() as u64).to_le_bytes());
-    for user in test {
-        text(&mut hasher, &user.id);
-        hasher.update((user.items.len() as u64).to_le_bytes());
-        user.items.iter().for_each(|item| text(&mut hasher, item));
-    }
-    super::hex(&hasher.finalize())
+    test.into_iter().for_each(|user| hasher.held_out(&user.id, &user.items));
+    hasher.finish()
 }
 
 /// The arrow type of a column declared as `kind`.
@@ -210,7 +261,7 @@ pub(super) fn table_fields(declared: &Columns, has_names: bool) -> Vec<Field> {
     fields
 }
 
-fn write_table(path: PathBuf, table: &FeatureTable, declared: &Columns) -> Result<()> {
+pub(crate) fn write_table(path: PathBuf, table: &FeatureTable, declared: &Columns) -> Result<()> {
     let has_names = !table.names.is_empty();
     let mut writer = Writer::create(path, table_fields(declared, has_names))?;
     for start in (0..table.len()).step_by(BATCH_ROWS) {
@@ -254,28 +305,67 @@ pub(super) fn timeline_fields(has_time: bool, has_weight: bool) -> Vec<Field> {
     fields
 }
 
-fn write_timeline(path: PathBuf, timeline: &Timeline, has_time: bool, has_weight: bool) -> Result<()> {
-    let mut writer = Writer::create(path, timeline_fields(has_time, has_weight))?;
-    let mut user = 0;
-    for start in (0..timeline.items.len()).step_by(BATCH_ROWS) {
-        let rows = start..timeline.items.len().min(start + BATCH_ROWS);
-        let users = UInt32Array::from_iter_values(rows.clone().map(|event| {
-            while timeline.offsets[user + 1] <= event {
-                user += 1;
-            }
-            user as u32
-        }));
-        let items = UInt32Array::from_iter_values(timeline.items[rows.clone()].iter().map(|item| item.0));
-        let mut arrays: Vec<ArrayRef> = vec![Arc::new(users), Arc::new(items)];
-        if has_time {
-            arrays.push(Arc::new(Int64Array::from_iter_values(timeline.timestamps_ms[rows.clone()].iter().copied())));
-        }
-        if has_weight {
-            arrays.push(Arc::new(Float32Array::from_iter_values(timeline.weights[rows].iter().copied())));
-        }
-        writer.write(arrays)?;
+/// Writes the training events user by user.
+pub(crate) struct TimelineWriter {
+    writer: Writer,
+    users: Vec<u32>,
+    items: Vec<u32>,
+    timestamps_ms: Vec<i64>,
+    weights: Vec<f32>,
+    has_time: bool,
+    has_weight: bool,
+    rows: u64,
+}
+
+impl TimelineWriter {
+    pub(crate) fn create(path: PathBuf, has_time: bool, has_weight: bool) -> Result<Self> {
+        let writer = Writer::create(path, timeline_fields(has_time, has_weight))?;
+        let (users, items, timestamps_ms, weights) = Default::default();
+        Ok(Self { writer, users, items, timestamps_ms, weights, has_time, has_weight, rows: 0 })
     }
-    writer.finish()
+
+    /// Appends a user's events; users come in ascending order. `timestamps_ms` and `weights` are empty where the data
+    /// has none.
+    pub(crate) fn push(&mut self, user: u32, items: &[ItemIdx], timestamps_ms: &[i64], weights: &[f32]) -> Result<()> {
+        self.users.extend(std::iter::repeat_n(user, items.len()));
+        self.items.extend(items.iter().map(|item| item.0));
+        self.timestamps_ms.extend_from_slice(timestamps_ms);
+        self.weights.extend_from_slice(weights);
+        if self.users.len() >= BATCH_ROWS { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.rows += self.users.len() as u64;
+        let mut arrays: Vec<ArrayRef> = vec![
+            Arc::new(UInt32Array::from(std::mem::take(&mut self.users))),
+            Arc::new(UInt32Array::from(std::mem::take(&mut self.items))),
+        ];
+        if self.has_time {
+            arrays.push(Arc::new(Int64Array::from(std::mem::take(&mut self.timestamps_ms))));
+        }
+        if self.has_weight {
+            arrays.push(Arc::new(Float32Array::from(std::mem::take(&mut self.weights))));
+        }
+        self.writer.write(arrays)
+    }
+
+    /// Writes what is left and the footer; returns the number of events.
+    pub(crate) fn finish(mut self) -> Result<u64> {
+        self.flush()?;
+        self.writer.finish()?;
+        Ok(self.rows)
+    }
+}
+
+fn write_timeline(path: PathBuf, timeline: &Timeline, has_time: bool, has_weight: bool) -> Result<()> {
+    let mut writer = TimelineWriter::create(path, has_time, has_weight)?;
+    for user in 0..timeline.offsets.len() - 1 {
+        let range = timeline.range(user.into());
+        let times = timeline.timestamps_ms.get(range.clone()).unwrap_or_default();
+        let weights = timeline.weights.get(range.clone()).unwrap_or_default();
+        writer.push(user as u32, &timeline.items[range], times, weights)?;
+    }
+    writer.finish().map(drop)
 }
 
 /// The columns of the held-out file.
@@ -283,18 +373,47 @@ pub(super) fn test_fields() -> Vec<Field> {
     vec![Field::new("user_id", DataType::Utf8, false), Field::new("item_id", DataType::Utf8, false)]
 }
 
-fn write_test(path: PathBuf, test: &[TestUser]) -> Result<()> {
-    let mut writer = Writer::create(path, test_fields())?;
-    let mut events = test.iter().flat_map(|user| user.items.iter().map(|item| (user.id.as_str(), item.as_str())));
-    loop {
-        let batch: Vec<(&str, &str)> = events.by_ref().take(BATCH_ROWS).collect();
-        if batch.is_empty() {
-            return writer.finish();
-        }
-        let users = StringArray::from_iter_values(batch.iter().map(|event| event.0));
-        let items = StringArray::from_iter_values(batch.iter().map(|event| event.1));
-        writer.write(vec![Arc::new(users), Arc::new(items)])?;
+/// Writes the held-out events user by user.
+pub(crate) struct TestWriter {
+    writer: Writer,
+    users: Vec<String>,
+    items: Vec<String>,
+    counts: (u64, u64),
+}
+
+impl TestWriter {
+    pub(crate) fn create(path: PathBuf) -> Result<Self> {
+        let writer = Writer::create(path, test_fields())?;
+        Ok(Self { writer, users: Vec::new(), items: Vec::new(), counts: (0, 0) })
     }
+
+    /// Appends a user's items.
+    pub(crate) fn push(&mut self, user: &str, items: &[impl AsRef<str>]) -> Result<()> {
+        self.counts.0 += 1;
+        self.users.extend(std::iter::repeat_n(user.to_owned(), items.len()));
+        self.items.extend(items.iter().map(|item| item.as_ref().to_owned()));
+        if self.users.len() >= BATCH_ROWS { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.counts.1 += self.users.len() as u64;
+        let users = StringArray::from_iter_values(self.users.drain(..));
+        let items = StringArray::from_iter_values(self.items.drain(..));
+        self.writer.write(vec![Arc::new(users), Arc::new(items)])
+    }
+
+    /// Writes what is left and the footer; returns the numbers of users and of events.
+    pub(crate) fn finish(mut self) -> Result<(u64, u64)> {
+        self.flush()?;
+        self.writer.finish()?;
+        Ok(self.counts)
+    }
+}
+
+fn write_test(path: PathBuf, test: &[TestUser]) -> Result<()> {
+    let mut writer = TestWriter::create(path)?;
+    test.iter().try_for_each(|user| writer.push(&user.id, &user.items))?;
+    writer.finish().map(drop)
 }
 
 /// The column of an oracle file.
@@ -302,7 +421,7 @@ pub(super) fn vector_fields(dim: usize) -> Vec<Field> {
     vec![Field::new("vector", DataType::new_fixed_size_list(DataType::Float32, dim as i32, true), false)]
 }
 
-fn write_vectors(path: PathBuf, dim: usize, vectors: &[f32]) -> Result<()> {
+pub(crate) fn write_vectors(path: PathBuf, dim: usize, vectors: &[f32]) -> Result<()> {
     let mut writer = Writer::create(path, vector_fields(dim))?;
     for block in vectors.chunks(BATCH_ROWS * dim) {
         let mut builder = FixedSizeListBuilder::new(Float32Builder::new(), dim as i32);

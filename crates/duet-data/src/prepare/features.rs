@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use chrono::NaiveDate;
 use duet_core::{
     Result,
     ids::IdMap,
@@ -10,18 +9,9 @@ use duet_core::{
     table::{Column, ColumnValues, FeatureTable},
 };
 
-use super::{
-    account::{Account, age_bucket},
-    catalogue::Artist,
-    events::Collected,
-    options::PrepareOptions,
-    place,
-};
+use super::{as_of::AsOf, catalogue::Artist};
+use crate::accounts::{Account, Place, fold};
 
-/// Impressions that count as seen at the overall rate before a user's own are counted.
-const RATE_PRIOR: f64 = 20.0;
-/// Plays added on both sides of the trend, so that the rank of artists with few plays is not noise.
-const TREND_PRIOR: f64 = 10.0;
 const DAY_MS: i64 = 86_400_000;
 
 /// The columns that `prepare` makes.
@@ -39,6 +29,7 @@ pub(super) fn schema() -> Schema {
             ("state", categorical()),
             ("country", categorical()),
             ("tenure_days", numeric()),
+            ("recency_days", numeric()),
             ("click_rate", numeric()),
         ]),
         items: columns(vec![
@@ -68,103 +59,67 @@ fn assemble(
     Ok(table)
 }
 
-/// The users table; `order[row]` is the account of a row, `pseudonyms` are by account.
+/// What a user's own events say of them as of the cutoff.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Activity {
+    pub(super) clicks: u64,
+    pub(super) impressions: u64,
+    /// UTC day of the first event, whenever it was.
+    pub(super) first_day: Option<i32>,
+    /// UTC day of the last event.
+    pub(super) last_day: Option<i32>,
+}
+
+/// The users table, in the order of the accounts.
 pub(super) fn users(
-    options: &PrepareOptions,
     accounts: &[Account],
-    pseudonyms: &[String],
-    order: &[usize],
-    collected: &Collected,
+    activity: &[Activity],
+    as_of: &AsOf,
+    min_users_per_place: usize,
     cutoff_day: i32,
 ) -> Result<FeatureTable> {
-    let reference = NaiveDate::from_epoch_days(cutoff_day - 1).unwrap_or_default();
-    let coordinates: Vec<Option<(f64, f64)>> = order.iter().map(|&account| accounts[account].coordinates).collect();
-    let mut places = place::locate(&coordinates);
-    for (place, &account) in places.iter_mut().zip(order) {
-        if place.country.is_none() {
-            place.country.clone_from(&accounts[account].country);
-        }
-    }
     let cutoff_ms = i64::from(cutoff_day) * DAY_MS;
-    let there: Vec<bool> =
-        order.iter().map(|&account| accounts[account].created_ms.is_none_or(|at| at < cutoff_ms)).collect();
-    place::fold(&mut places, &there, options.min_users_per_place);
-
-    let mut shown = vec![(0.0, 0.0); accounts.len()];
-    let mut all = (0.0, 0.0);
-    for (&(user, day), &(clicks, impressions)) in &collected.shown {
-        if day < cutoff_day {
-            // Whole numbers: the order of the sums does not matter.
-            let sums: &mut (f64, f64) = &mut shown[user as usize];
-            sums.0 += f64::from(clicks);
-            sums.1 += f64::from(impressions);
-            all.0 += f64::from(clicks);
-            all.1 += f64::from(impressions);
-        }
-    }
-    let overall = if all.1 > 0.0 { all.0 / all.1 } else { 0.0 };
-    let rate = |account: usize| {
-        let (clicks, impressions) = shown[account];
-        100.0 * (clicks + RATE_PRIOR * overall) / (impressions + RATE_PRIOR)
+    let mut places: Vec<Place> = accounts.iter().map(|account| account.place.clone()).collect();
+    // Those who sign up later must not decide which places have a name.
+    let there: Vec<bool> = accounts.iter().map(|account| account.created_ms.is_none_or(|at| at < cutoff_ms)).collect();
+    fold(&mut places, &there, min_users_per_place);
+    let tenure = |account: &Account| {
+        let days = |at: i64| f64::from((cutoff_day - 1 - at.div_euclid(DAY_MS) as i32).max(0));
+        account.created_ms.map_or(f64::NAN, days)
     };
-    let tenure = |account: usize| {
-        accounts[account]
-            .created_ms
-            .map_or(f64::NAN, |at| f64::from((cutoff_day - 1 - at.div_euclid(DAY_MS) as i32).max(0)))
+    let recency = |activity: &Activity| activity.last_day.map_or(f64::NAN, |day| f64::from(cutoff_day - 1 - day));
+    let rate = |activity: &Activity| as_of.click_rate(activity.clicks, activity.impressions, cutoff_day - 1);
+    let text = |of: fn(&Account) -> Option<&str>| {
+        ColumnValues::Text(accounts.iter().map(|account| of(account).map(str::to_owned)).collect())
     };
-    let age = |account: usize| {
-        accounts[account].age.and_then(|age| age.years_on(reference)).map(|years| age_bucket(years, &options.age_edges))
+    let place = |of: fn(&Place) -> Option<&str>| {
+        ColumnValues::Text(places.iter().map(|place| of(place).map(str::to_owned)).collect())
     };
-    let text = |of: &dyn Fn(&place::Place) -> Option<String>| ColumnValues::Text(places.iter().map(of).collect());
     let values = HashMap::from([
-        ("age_bucket", ColumnValues::Text(order.iter().map(|&account| age(account)).collect())),
-        ("gender", ColumnValues::Text(order.iter().map(|&account| accounts[account].gender.clone()).collect())),
-        ("city", text(&|place| place.city.clone())),
-        ("state", text(&|place| place.state.clone())),
-        ("country", text(&|place| place.country.clone())),
-        ("tenure_days", ColumnValues::Number(order.iter().map(|&account| tenure(account)).collect())),
-        ("click_rate", ColumnValues::Number(order.iter().map(|&account| rate(account)).collect())),
+        ("age_bucket", text(|account| account.age_bucket.as_deref())),
+        ("gender", text(|account| account.gender.as_deref())),
+        ("city", place(|place| place.city.as_deref())),
+        ("state", place(|place| place.state.as_deref())),
+        ("country", place(|place| place.country.as_deref())),
+        ("tenure_days", ColumnValues::Number(accounts.iter().map(tenure).collect())),
+        ("recency_days", ColumnValues::Number(activity.iter().map(recency).collect())),
+        ("click_rate", ColumnValues::Number(activity.iter().map(rate).collect())),
     ]);
-    let ids = order.iter().map(|&account| pseudonyms[account].clone()).collect();
+    let ids = accounts.iter().map(|account| account.pseudonym.to_string()).collect();
     assemble(ids, Vec::new(), &schema().users, values)
 }
 
-/// The items table; `order[row]` is the artist of a row, `followers` are by artist.
-pub(super) fn items(
-    artists: &[Artist],
-    order: &[usize],
-    followers: &[f64],
-    collected: &Collected,
-    cutoff_day: i32,
-) -> Result<FeatureTable> {
-    let mut plays = vec![(0.0, 0.0); artists.len()];
-    for (&(artist, day), &count) in &collected.plays {
-        let back = cutoff_day - day;
-        let sums: &mut (f64, f64) = &mut plays[artist as usize];
-        if (1..=7).contains(&back) {
-            sums.0 += f64::from(count);
-        }
-        if (1..=28).contains(&back) {
-            sums.1 += f64::from(count);
-        }
-    }
-    let trend: Vec<f64> =
-        order.iter().map(|&artist| (plays[artist].0 + TREND_PRIOR) / (plays[artist].1 / 4.0 + TREND_PRIOR)).collect();
-    let mut sorted = trend.clone();
-    sorted.sort_by(|a, b| b.total_cmp(a));
-    // 1 for the fastest riser; artists of equal trend share the better rank.
-    let rank = |trend: f64| 1.0 + sorted.partition_point(|other| *other > trend) as f64;
-    let number = |of: &dyn Fn(usize) -> f64| ColumnValues::Number(order.iter().map(|&artist| of(artist)).collect());
+/// The items table; `order[row]` is the artist of a row.
+pub(super) fn items(artists: &[Artist], order: &[usize], as_of: &AsOf, cutoff_day: i32) -> Result<FeatureTable> {
+    let figures: Vec<_> = order.iter().map(|&artist| as_of.artist(artist as u32, cutoff_day - 1)).collect();
+    let number = |of: &dyn Fn(usize) -> f64| ColumnValues::Number((0..order.len()).map(of).collect());
     let values = HashMap::from([
         ("genres", ColumnValues::TextList(order.iter().map(|&artist| artists[artist].genres.clone()).collect())),
-        ("followers", number(&|artist| followers[artist])),
-        (
-            "follower_ratio",
-            number(&|artist| artists[artist].following.map_or(f64::NAN, |count| followers[artist] / count.max(1.0))),
-        ),
-        ("trending_rank", ColumnValues::Number(trend.iter().map(|value| rank(*value)).collect())),
-        ("plays_7d", number(&|artist| plays[artist].0)),
-        ("plays_28d", number(&|artist| plays[artist].1)),
+        ("followers", number(&|row| figures[row].followers)),
+        ("follower_ratio", number(&|row| artists[order[row]].follower_ratio(figures[row].followers))),
+        ("trending_rank", number(&|row| figures[row].trending_rank)),
+        ("plays_7d", number(&|row| figures[row].plays_7d)),
+        ("plays_28d", number(&|row| figures[row].plays_28d)),
         ("first_release", ColumnValues::Day(order.iter().map(|&artist| artists[artist].first_release).collect())),
     ]);
     let ids = order.iter().map(|&artist| artists[artist].id.clone()).collect();

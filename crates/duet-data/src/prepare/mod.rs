@@ -1,29 +1,41 @@
 //! From raw events, accounts and a catalogue to a dataset without leaks and without personal data.
 //!
 //! * [`PrepareOptions`]: where everything lies, and how to cut it.
-//! * [`prepare`]: reads the events once, in parallel and in bounded blocks; bad lines are quarantined with file, line
-//!   and reason, and every line is accounted for ([`Quality`]).
+//! * [`prepare`]: the raw lines of each UTC day become a day file (parsed, pseudonymous, without duplicates, sorted; bad
+//!   lines are put aside with file, line and reason); then all tables are made from the day files, the accounts and the
+//!   catalogue alone. Adding days to a dataset therefore gives the same bytes as preparing all days at once.
 //!
-//! **Point in time**: all times are UTC; the held-out period starts at a midnight, and every feature counts only what
-//! happened before it. **Personal data**: names, mail addresses, birth dates, coordinates and raw user ids stay outside;
-//! an age becomes a bucket, coordinates become places shared by at least `min_users_per_place`, a user id becomes a
-//! keyed hash.
+//! **Point in time**: all times are UTC; the held-out period starts at a midnight, features end before it, and what
+//! describes an event of day `t` is as of the end of day `t - 1`. **Personal data**: names, mail addresses, birth dates,
+//! coordinates and raw user ids stay outside; an age becomes a bucket, coordinates become places shared by at least
+//! `min_users_per_place`, a user id becomes a keyed hash. **Books**: every line is accounted for once.
 
-mod account;
+mod as_of;
 mod catalogue;
-mod events;
+mod config;
+mod cutoff;
+mod day_file;
+mod days;
+mod fate;
 mod features;
-mod lines;
+mod item_files;
+mod line;
+mod normalise;
 mod options;
 mod oracle;
-mod parse;
-mod place;
-mod quality;
+mod outputs;
+mod parse_event;
+mod rows;
 mod run;
 mod table;
-#[cfg(test)]
-mod tests;
+mod user_rows;
+mod users;
+mod walks;
 
-pub use options::{HeldOut, PrepareOptions, Strengths, UserKey};
-pub use quality::{Quality, Reasons, Rows};
-pub use run::{PrepareSummary, QUALITY_FILE, QUARANTINE_FILE, prepare};
+pub use config::{AccountsConfig, EngineConfig, PrepareConfig, PrivacyConfig, QualityConfig, SplitConfig};
+pub use day_file::DAYS_DIR;
+pub use days::QUARANTINE_DIR;
+pub use fate::RateLimits;
+pub use options::{DayRange, EventSource, HeldOut, PrepareOptions, Strengths};
+pub use rows::Rows;
+pub use run::{PrepareSummary, QUALITY_FILE, QUALITY_PAGE, prepare};

@@ -4,13 +4,17 @@ use std::path::{Path, PathBuf};
 
 use chrono::NaiveDate;
 use duet_core::{Error, Result};
-use fs_err as fs;
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use serde::{Deserialize, Serialize};
 
-use crate::split::{SplitSpec, TimePoint};
+use super::fate::RateLimits;
+use crate::{
+    accounts::{AccountSource, UserKey},
+    quality::Thresholds,
+    store::Location,
+};
 
-const DAY_MS: i64 = 86_400_000;
+/// Less and the sorting itself does not work.
+const MIN_MEMORY_BYTES: usize = 64 << 20;
 
 /// Where the held-out period starts; always a midnight, UTC.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,45 +23,34 @@ pub enum HeldOut {
     Nothing,
     /// The last so many full days of the events.
     LastDays(u32),
-    /// The first day that holds this share of the positive rows before or in it, in `(0, 1)`.
+    /// The first day that holds this share of the events before or in it, in `(0, 1)`.
     Quantile(f64),
     /// This day is the first held out.
     From(NaiveDate),
 }
 
 impl HeldOut {
-    /// The form of a split on the command line, with its gap in days.
+    /// Reads `none`, `days:14`, `from:2025-05-01` or `quantile:0.8`.
     ///
     /// # Errors
-    /// [`Error::Input`] for a split that is not by time, an instant that is no midnight, a gap that is not whole days.
-    pub fn from_split(split: &SplitSpec) -> Result<(Self, u32)> {
-        let SplitSpec::GlobalTime { at, gap_ms } = split else {
-            return match split {
-                SplitSpec::None => Ok((Self::Nothing, 0)),
-                _ => Err(Error::input(
-                    "prepare splits by time only; valid: none, global-time[:QUANTILE|:DATE][,gap=DAYSd]",
-                )),
-            };
+    /// [`Error::Input`] listing the valid forms.
+    pub fn parse(text: &str) -> Result<Self> {
+        let held_out = match text.split_once(':') {
+            None if text == "none" => Some(Self::Nothing),
+            Some(("days", days)) => days.parse().ok().map(Self::LastDays),
+            Some(("from", date)) => date.parse().ok().map(Self::From),
+            Some(("quantile", share)) => share.parse().ok().map(Self::Quantile),
+            _ => None,
         };
-        let whole_days = |ms: i64, what: &str| match (ms % DAY_MS, i32::try_from(ms / DAY_MS)) {
-            (0, Ok(days)) => Ok(days),
-            _ => {
-                Err(Error::input(format!("prepare: the {what} must be whole days (UTC), for features are as of days")))
-            }
-        };
-        let gap = whole_days(*gap_ms, "gap")?.unsigned_abs();
-        let held_out = match at {
-            TimePoint::Quantile(quantile) => Self::Quantile(*quantile),
-            TimePoint::Instant(ms) => {
-                Self::From(NaiveDate::from_epoch_days(whole_days(*ms, "split date")?).unwrap_or_default())
-            }
-        };
-        Ok((held_out, gap))
+        held_out.ok_or_else(|| {
+            Error::input(format!("held_out {text:?}: valid are none, days:14, from:2025-05-01, quantile:0.8"))
+        })
     }
 }
 
 /// How much a kind of positive event says; a row's weight is the largest of its events'.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Strengths {
     /// A click on an artist.
     pub click: f32,
@@ -65,76 +58,57 @@ pub struct Strengths {
     pub listen: f32,
     /// A follow.
     pub follow: f32,
+    /// A listen counts more or less by its listen delta (its listen ratio over the song's mean), within these bounds.
+    pub delta_bounds: [f32; 2],
 }
 
 impl Default for Strengths {
     fn default() -> Self {
-        Self { click: 0.5, listen: 1.0, follow: 2.0 }
+        Self { click: 0.5, listen: 1.0, follow: 2.0, delta_bounds: [0.5, 2.0] }
     }
 }
 
-/// The secret that turns user ids into pseudonyms: HMAC-SHA-256, the first 128 bits as 32 hex digits.
-///
-/// The same key gives the same pseudonym in every run, and nobody without it can go back or join two datasets.
-#[derive(Clone)]
-pub struct UserKey(Vec<u8>);
-
-impl std::fmt::Debug for UserKey {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("UserKey(..)")
-    }
+/// Where events come from.
+#[derive(Debug, Clone)]
+pub enum EventSource {
+    /// A file of JSON lines, or a directory searched for `*.jsonl`, `*.ndjson` and `*.json`.
+    Files(PathBuf),
+    /// A raw zone, as `ingest` writes it.
+    Zone(Location),
 }
 
-impl UserKey {
-    /// Shortest key accepted, in bytes.
-    pub const MIN_BYTES: usize = 16;
+/// The days to read; days outside stay as they are in the dataset.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DayRange {
+    /// First day; from the beginning without one.
+    pub from: Option<NaiveDate>,
+    /// Last day; to the end without one.
+    pub to: Option<NaiveDate>,
+}
 
-    /// A key from its bytes.
-    ///
-    /// # Errors
-    /// [`Error::Input`] if it is shorter than [`Self::MIN_BYTES`].
-    pub fn new(bytes: &[u8]) -> Result<Self> {
-        if bytes.len() < Self::MIN_BYTES {
-            return Err(Error::input(format!(
-                "the user key has {} bytes; at least {} are needed",
-                bytes.len(),
-                Self::MIN_BYTES
-            )));
-        }
-        Ok(Self(bytes.to_vec()))
-    }
-
-    /// A key from a file; white space around it does not count.
-    ///
-    /// # Errors
-    /// [`Error::Io`] with the path, [`Error::Data`] if the key is too short.
-    pub fn from_file(path: &Path) -> Result<Self> {
-        let bytes = fs::read(path).map_err(Error::io(path))?;
-        Self::new(bytes.trim_ascii()).map_err(|error| Error::data(path, error.to_string()))
-    }
-
-    /// The pseudonym of a user id.
-    pub fn pseudonym(&self, user_id: &str) -> Result<String> {
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(&self.0).map_err(|error| Error::Internal(format!("user key: {error}")))?;
-        mac.update(user_id.as_bytes());
-        Ok(crate::dataset::hex(&mac.finalize().into_bytes()[..16]))
+impl DayRange {
+    pub(super) fn contains(&self, day: i32) -> bool {
+        self.from.is_none_or(|from| from.to_epoch_days() <= day) && self.to.is_none_or(|to| day <= to.to_epoch_days())
     }
 }
 
 /// What [`super::prepare`] reads, and how.
 #[derive(Debug, Clone)]
 pub struct PrepareOptions {
-    /// A file of JSON lines, or a directory searched for `*.jsonl`, `*.ndjson` and `*.json`.
-    pub events: PathBuf,
-    /// Accounts as CSV; see [`super::prepare`] for the columns.
-    pub accounts: PathBuf,
+    /// The events.
+    pub events: EventSource,
+    /// The accounts.
+    pub accounts: AccountSource,
     /// A directory with `artists.csv`, `songs.csv` and, where there is one, `artist_daily.csv`.
     pub catalogue: PathBuf,
     /// The `truth` directory of a synthetic world.
     pub truth: Option<PathBuf>,
     /// Turns user ids into pseudonyms.
     pub user_key: UserKey,
+    /// The days to read.
+    pub days: DayRange,
+    /// Add to the dataset that is there (if one is): days that did not change, or lie outside of `days`, are taken over.
+    pub update: bool,
     /// Ages (in years) at which a new bucket starts, strictly increasing.
     pub age_edges: Vec<u32>,
     /// A place with fewer users is folded into the next larger one.
@@ -147,31 +121,46 @@ pub struct PrepareOptions {
     pub new_artists_only: bool,
     /// How much a kind of positive event says.
     pub strengths: Strengths,
+    /// What no person does.
+    pub rate_limits: RateLimits,
+    /// What the dataset must keep to be published.
+    pub thresholds: Thresholds,
+    /// Memory for sorting the events of days, in bytes; what does not fit goes to disk.
+    pub memory_bytes: usize,
 }
 
 impl PrepareOptions {
     /// Options with the usual values: ages cut at 18, 25, 35, 45 and 55, places of at least 20 users, the last 14 days
-    /// held out, discoveries only.
-    pub fn new(events: PathBuf, accounts: PathBuf, catalogue: PathBuf, user_key: UserKey) -> Self {
+    /// held out, discoveries only, 512 MiB.
+    pub fn new(events: EventSource, accounts: AccountSource, catalogue: PathBuf, user_key: UserKey) -> Self {
         Self {
             events,
             accounts,
             catalogue,
             truth: None,
             user_key,
+            days: DayRange::default(),
+            update: false,
             age_edges: vec![18, 25, 35, 45, 55],
             min_users_per_place: 20,
             held_out: HeldOut::LastDays(14),
             gap_days: 0,
             new_artists_only: true,
             strengths: Strengths::default(),
+            rate_limits: RateLimits::default(),
+            thresholds: Thresholds::default(),
+            memory_bytes: 512 << 20,
         }
     }
 
     /// Options for a world written by [`crate::world::generate`], its truth included.
     pub fn for_world(world: &Path, user_key: UserKey) -> Self {
-        let mut options =
-            Self::new(world.join("events"), world.join("accounts.csv"), world.join("catalogue"), user_key);
+        let mut options = Self::new(
+            EventSource::Files(world.join("events")),
+            AccountSource::Csv(world.join("accounts.csv")),
+            world.join("catalogue"),
+            user_key,
+        );
         options.truth = Some(world.join("truth"));
         options
     }
@@ -187,9 +176,22 @@ impl PrepareOptions {
             }
             _ => {}
         }
-        let Strengths { click, listen, follow } = self.strengths;
-        if [click, listen, follow].iter().any(|strength| !(strength.is_finite() && *strength > 0.0)) {
+        if let DayRange { from: Some(from), to: Some(to) } = self.days
+            && from > to
+        {
+            return Err(Error::input(format!("the days from {from} to {to} are none: give the earlier one first")));
+        }
+        if self.memory_bytes < MIN_MEMORY_BYTES {
+            return Err(Error::input(format!("memory for sorting must be at least {} MiB", MIN_MEMORY_BYTES >> 20)));
+        }
+        let Strengths { click, listen, follow, delta_bounds: [least, most] } = self.strengths;
+        if [click, listen, follow, least, most].iter().any(|strength| !(strength.is_finite() && *strength > 0.0)) {
             return Err(Error::input("strengths must be positive numbers"));
+        }
+        if least > most {
+            return Err(Error::input(format!(
+                "strengths: delta_bounds are [{least}, {most}]; the lower one comes first"
+            )));
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The truth of a synthetic world, brought into the order of the dataset's tables.
 
-use std::{collections::HashMap, path::Path};
+use std::path::Path;
 
 use arrow::{
     array::{Array, FixedSizeListArray, Float32Array, StringArray},
@@ -10,9 +10,14 @@ use duet_core::{Error, Result};
 
 use crate::dataset::parquet_file::{Reader, required};
 
-/// Vectors for `ids`, `[ids.len(), dim]` row-major, from a file of `id_column` and `vector`. Returns the vectors and
-/// their length.
-pub(super) fn read_vectors(path: &Path, id_column: &str, ids: &[&str]) -> Result<(Vec<f32>, usize)> {
+/// Vectors for `rows` rows, `[rows, dim]` row-major, from a file of `id_column` and `vector`; `row_of` finds the row of
+/// an id of the file. Returns the vectors and their length.
+pub(super) fn read_vectors(
+    path: &Path,
+    id_column: &str,
+    rows: usize,
+    row_of: impl Fn(&str) -> Option<usize>,
+) -> Result<(Vec<f32>, usize)> {
     let reader = Reader::open(path)?;
     let dim = match reader.fields().as_slice() {
         [(id, DataType::Utf8), (vector, DataType::FixedSizeList(item, dim))]
@@ -25,15 +30,14 @@ pub(super) fn read_vectors(path: &Path, id_column: &str, ids: &[&str]) -> Result
             return Err(Error::data(path, wanted));
         }
     };
-    let rows: HashMap<&str, usize> = ids.iter().enumerate().map(|(row, id)| (*id, row)).collect();
-    let mut vectors = vec![f32::NAN; ids.len() * dim];
+    let mut vectors = vec![f32::NAN; rows * dim];
     let mut first_row = 1;
     for batch in reader.batches(None)? {
         let batch = batch?;
         let found = required::<StringArray>(path, &batch, 0, first_row)?;
         let lists = required::<FixedSizeListArray>(path, &batch, 1, first_row)?;
         for row in 0..batch.num_rows() {
-            let Some(&place) = rows.get(found.value(row)) else { continue };
+            let Some(place) = row_of(found.value(row)) else { continue };
             let value = lists.value(row);
             let values = value.as_any().downcast_ref::<Float32Array>();
             let values =

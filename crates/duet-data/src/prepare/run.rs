@@ -1,37 +1,59 @@
-//! The whole of `prepare`: read, cut, compute, write.
+//! The whole of `prepare`: days, cutoff, accounts, counts, rows, tables, report.
 
 use std::{
-    fs::File,
-    io::{BufWriter, Write},
+    cell::Cell,
+    collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
 };
 
 use duet_core::{
-    Error, ItemIdx, Result,
-    artifact::{DirWriter, FileEntry, IfExists, Manifest, checksum},
+    Error, Result,
+    artifact::{DirWriter, FileEntry, IfExists, MANIFEST, checksum},
+    memory, progress,
+    table::FeatureTable,
 };
 use fs_err as fs;
+use futures::{StreamExt, TryStreamExt};
+use hashbrown::HashMap;
 use rayon::prelude::*;
 
 use super::{
-    account, catalogue,
-    events::{self, Collected, Row, RowKey},
-    features,
-    lines::Blocks,
-    options::{HeldOut, PrepareOptions},
+    as_of::AsOf,
+    catalogue,
+    cutoff::{cutoff, describe, events_name, no_positives},
+    days::{self, DayIndex, DayState, Days},
+    features, item_files,
+    normalise::{self, DayPaths},
+    options::{EventSource, HeldOut, PrepareOptions},
     oracle,
-    parse::Known,
-    quality::Quality,
+    outputs::Written,
+    rows::Rows,
+    user_rows::Walk,
+    users::Users,
+    walks::{self, Known},
 };
-use crate::dataset::{
-    self, Counts, DatasetInfo, DatasetKind, DatasetParts, MAGIC, Oracle, SplitInfo, TestUser, Timeline, VERSION,
+use crate::{
+    accounts::{self, AccountRules, AccountSource},
+    dataset::{
+        self, Counts as DatasetCounts, Dataset, DatasetInfo, DatasetKind, ITEMS_FILE, MAGIC, ORACLE_ITEMS_FILE,
+        ORACLE_USERS_FILE, SplitInfo, USERS_FILE, VERSION,
+    },
+    privacy::ForgottenList,
+    quality::{self, Books, DayBooks, Report},
+    raw::{self, Compression, FilesOptions, Granularity, Part, RawZone, ZoneOptions},
+    store::Location,
 };
 
-/// The account of the lines, inside the dataset.
+/// The data quality report, inside the dataset: for machines.
 pub const QUALITY_FILE: &str = "quality.json";
-/// The lines put aside, inside the dataset: file, line, reason, field; never their content.
-pub const QUARANTINE_FILE: &str = "quarantine.jsonl";
-
+/// The same for people.
+pub const QUALITY_PAGE: &str = "quality.html";
+const STAGED_ZONE: &str = ".raw";
+/// About four batches are in memory at once.
+const STAGED_BATCH_BYTES: usize = 32 << 20;
+const SPILL_DIR: &str = ".spill";
 const DAY_MS: i64 = 86_400_000;
 
 /// What was made.
@@ -39,125 +61,322 @@ const DAY_MS: i64 = 86_400_000;
 pub struct PrepareSummary {
     /// The manifest's body of the dataset.
     pub info: DatasetInfo,
-    /// What became of the lines.
-    pub quality: Quality,
+    /// What became of the lines of all days.
+    pub books: Books,
+    /// What became of the positive events.
+    pub rows: Rows,
+    /// Days whose lines were read in this run, and days taken over from the dataset that was there.
+    pub days_read: usize,
+    /// See `days_read`.
+    pub days_kept: usize,
 }
 
-/// Makes a dataset in the directory `out` (kind [`DatasetKind::Events`], items are artists).
+/// Makes a dataset in the directory `out` (kind [`DatasetKind::Events`], items are artists), or adds days to the one that
+/// is there ([`PrepareOptions::update`]); a reader sees the old one until the new one is complete.
 ///
-/// * **Accounts** need a column `user_id`; `age` or `birth_date`, `gender`, `country`, `lat` with `lon` and
-///   `created_at` are used where they are there. Every account becomes a row of the users table, with or without events.
+/// * **Accounts**: see [`AccountSource`]. Every account becomes a row of the users table, with or without events.
 /// * **Catalogue**: `artists.csv` (`artist_id`, `name`, `genres`, `first_release_date`, `join_date`, `following`),
-///   `songs.csv` (`song_id`, `artist_id`, `duration_ms`) and, for followers as they were, `artist_daily.csv` (`day`,
-///   `artist_id`, `followers`). An artist who joins in the held-out period is no row: an index made at the cutoff
-///   could not know them.
+///   `songs.csv` (`song_id`, `artist_id`, `duration_ms`, `title`, `release_date`) and, for followers as they were,
+///   `artist_daily.csv` (`day`, `artist_id`, `followers`). An artist who joins in the held-out period is no row: an index
+///   made at the cutoff could not know them.
 /// * **Events**: clicks and follows of artists, and songs heard for 30 s or half of their length, become one row per
 ///   user, artist and UTC day, with the time of the first event and the largest strength as weight.
 ///
-/// [`QUALITY_FILE`] and [`QUARANTINE_FILE`] lie in the dataset and are covered by its manifest.
+/// [`QUALITY_FILE`], [`QUALITY_PAGE`] and the lines put aside lie in the dataset and are covered by its manifest.
 ///
 /// # Errors
 /// [`Error::Input`] for impossible options or a taken `out`; [`Error::Data`] naming file and row for accounts or a
-/// catalogue that are not what they must be, for events without a single positive one, and for a split that leaves no
-/// training part; [`Error::Io`]. Bad lines of events are no errors. Nothing is left behind then.
+/// catalogue that are not what they must be, for events without a single positive one, for a split that leaves no
+/// training part, and for data that breaks a threshold (the report is then beside `out`); [`Error::Io`]. Bad lines of
+/// events are no errors. Nothing else is left behind then.
 pub fn prepare(options: &PrepareOptions, out: &Path, if_exists: IfExists) -> Result<PrepareSummary> {
     options.validate()?;
+    let previous = match options.update && out.join(MANIFEST).exists() {
+        true => Some(Dataset::open(out)?),
+        false => None,
+    };
+    let if_exists = if options.update { IfExists::Replace } else { if_exists };
     let writer = DirWriter::create(out, if_exists)?;
-    let accounts = account::read(&options.accounts)?;
+    for name in [days::QUARANTINE_DIR, super::DAYS_DIR, SPILL_DIR] {
+        fs::create_dir(writer.path(name)).map_err(Error::io(writer.path(name)))?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(rayon::current_num_threads())
+        .enable_all()
+        .build()
+        .map_err(Error::io(out))?;
+    memory::keep_freed();
+    let clock = Clock::start();
+    let (index, source, days_read) = runtime.block_on(read_days(options, &writer, previous.as_ref()))?;
+    drop(runtime);
+    clock.lap("days");
+    for name in [STAGED_ZONE, SPILL_DIR] {
+        let path = writer.path(name);
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(Error::io(&path))?;
+        }
+    }
+    index.write(writer.dir())?;
+    let held_out_day = cutoff(options, &index)?;
+    let derived = derive(options, &writer, previous.as_ref(), &index, held_out_day, &clock)?;
+    report(options, &writer, out, previous.as_ref(), &derived)?;
+
+    let mut sources = vec![source];
+    sources.extend(derived.sources);
+    let info = DatasetInfo {
+        kind: DatasetKind::Events,
+        item_kind: "artist".to_owned(),
+        schema: features::schema(),
+        counts: DatasetCounts {
+            users: derived.users.len() as u64,
+            items: derived.items.len() as u64,
+            events: derived.written.events,
+            test_events: derived.written.test_events,
+            test_users: derived.written.test_users,
+        },
+        split: SplitInfo {
+            kind: if options.held_out == HeldOut::Nothing { "none" } else { "global-time" }.to_owned(),
+            parameters: describe(options),
+            cutoff_ms: (options.held_out != HeldOut::Nothing).then(|| i64::from(held_out_day) * DAY_MS),
+            hash: derived.written.split_hash,
+        },
+        has_time: true,
+        has_weight: true,
+        reference_day: Some(held_out_day - options.gap_days as i32 - 1),
+        sources,
+    };
+    writer.publish(MAGIC, VERSION, &info)?;
+    clock.lap("publish");
+    tracing::info!(lines = %derived.books, "prepared");
+    Ok(PrepareSummary {
+        info,
+        books: derived.books,
+        rows: derived.rows,
+        days_read,
+        days_kept: index.days.len() - days_read,
+    })
+}
+
+/// How long each stage took, for logs at level debug.
+struct Clock(Cell<Instant>);
+
+impl Clock {
+    fn start() -> Self {
+        Self(Cell::new(Instant::now()))
+    }
+
+    fn lap(&self, stage: &str) {
+        let seconds = self.0.replace(Instant::now()).elapsed().as_secs_f64();
+        tracing::debug!(stage, seconds, "prepare");
+    }
+}
+
+/// Brings every day into `writer`: normalised from its raw parts, or taken over. Returns the index, what the events came
+/// from, and how many days were read.
+async fn read_days(
+    options: &PrepareOptions,
+    writer: &DirWriter,
+    previous: Option<&Dataset>,
+) -> Result<(DayIndex, (PathBuf, FileEntry), usize)> {
+    let (zone, name) = match &options.events {
+        EventSource::Zone(location) => (RawZone::open(location.clone()).await?, PathBuf::from(location.to_string())),
+        EventSource::Files(path) => {
+            // Lines that fit are staged in memory as they are: a disk would cost a tenth of the time, and what goes to the
+            // disk is written faster compressed.
+            let (location, compression) = match raw::event_bytes(path)? <= options.memory_bytes as u64 {
+                true => (Location::in_memory()?, Compression::None),
+                false => (Location::parse(&writer.path(STAGED_ZONE).display().to_string())?, Compression::Zstd),
+            };
+            let staged = ZoneOptions { granularity: Granularity::Day, compression, durable: false };
+            let mut zone = RawZone::create_or_open(location, staged).await?;
+            let files = FilesOptions { batch_bytes: STAGED_BATCH_BYTES, ..FilesOptions::default() };
+            raw::ingest_files(path, &mut zone, &files).await?;
+            (zone, path.clone())
+        }
+    };
+    let mut by_day: BTreeMap<Option<i32>, Vec<&Part>> = BTreeMap::new();
+    for part in zone.parts() {
+        by_day.entry(part.date.map(|date| date.to_epoch_days())).or_default().push(part);
+    }
+    let whole_crc = crc32fast::hash(zone.parts().iter().map(|part| part.crc32.as_str()).collect::<String>().as_bytes());
+    let entry = FileEntry {
+        bytes: zone.parts().iter().map(|part| part.payload_bytes).sum(),
+        crc32: format!("{whole_crc:08x}"),
+    };
+
+    let mut index = match previous {
+        Some(dataset) => DayIndex::read(&dataset.dir, &options.user_key)?,
+        None => DayIndex::new(&options.user_key),
+    };
+    let is_zone = matches!(options.events, EventSource::Zone(_));
+    let changed: Vec<(Option<i32>, Vec<Part>)> = by_day
+        .into_iter()
+        .filter(|(day, parts)| {
+            day.is_none_or(|day| options.days.contains(day))
+                // Staged parts have other names every time; those of a zone stay what they were.
+                && !(is_zone
+                    && index.days.get(&days::day_name(*day)).is_some_and(|state| state.parts == days::hash_of(parts)))
+        })
+        .map(|(day, parts)| (day, parts.into_iter().cloned().collect()))
+        .collect();
+    if let Some(dataset) = previous {
+        for name in index.days.keys().filter(|name| changed.iter().all(|(day, _)| days::day_name(*day) != **name)) {
+            days::link(&dataset.dir, writer.dir(), name)?;
+        }
+    }
+
+    let workers = rayon::current_num_threads().max(1);
+    let side_by_side = workers.min(changed.len()).max(1);
+    let (zone, spill) = (Arc::new(zone), writer.path(SPILL_DIR));
+    let bar = progress::bar("prepare", "days", changed.len() as u64);
+    let states: Vec<(String, DayState)> = futures::stream::iter(changed.iter())
+        .map(|(day, parts)| {
+            let (name, spill) = (days::day_name(*day), spill.clone());
+            let (events, quarantine) = days::files_of(writer.dir(), &name);
+            let user_key = options.user_key.clone();
+            let (parts, day) = (parts.clone(), *day);
+            let zone = Arc::clone(&zone);
+            let memory = options.memory_bytes / side_by_side;
+            let task = tokio::spawn(async move {
+                let context = normalise::session(&zone, workers / side_by_side, memory, &spill)?;
+                let paths = DayPaths { events, quarantine };
+                let parts: Vec<&Part> = parts.iter().collect();
+                let books = normalise::normalise(&context, &zone, day, &parts, &user_key, &paths).await?;
+                let parts = if is_zone { days::hash_of(&parts) } else { days::FROM_FILES.to_owned() };
+                Ok::<_, Error>((name, DayState { parts, books }))
+            });
+            let bar = &bar;
+            async move {
+                let state = task.await.map_err(|error| Error::Internal(format!("a day's task: {error}")))?;
+                bar.inc(1);
+                state
+            }
+        })
+        .buffer_unordered(side_by_side)
+        .try_collect()
+        .await?;
+    bar.finish_and_clear();
+    let days_read = states.len();
+    index.days.extend(states);
+    Ok((index, (name, entry), days_read))
+}
+
+/// What [`derive`] made.
+struct Derived {
+    users: FeatureTable,
+    items: FeatureTable,
+    written: Written,
+    books: Books,
+    day_books: BTreeMap<String, Books>,
+    rows: Rows,
+    sources: Vec<(PathBuf, FileEntry)>,
+}
+
+/// Everything that is made of the day files.
+fn derive(
+    options: &PrepareOptions,
+    writer: &DirWriter,
+    previous: Option<&Dataset>,
+    index: &DayIndex,
+    held_out_day: i32,
+    clock: &Clock,
+) -> Result<Derived> {
+    // Training and every feature end here; with a gap that is before the held-out period.
+    let cutoff_day = held_out_day - options.gap_days as i32;
+    let reference_day = chrono::NaiveDate::from_epoch_days(cutoff_day - 1)
+        .ok_or_else(|| Error::input("the cutoff is outside of the calendar"))?;
+    let rules = AccountRules { user_key: &options.user_key, age_edges: &options.age_edges, reference_day };
+    let accounts = accounts::read(&options.accounts, &rules)?;
+    let forgotten = match previous {
+        Some(dataset) => ForgottenList::read(&dataset.dir)?,
+        None => ForgottenList::default(),
+    };
+    forgotten.write(writer.dir())?;
+    let users = Users::new(accounts, &forgotten);
+    clock.lap("accounts");
+
     let artists_path = options.catalogue.join("artists.csv");
     let songs_path = options.catalogue.join("songs.csv");
     let daily_path = options.catalogue.join(catalogue::DAILY_FILE);
     let artists = catalogue::read_artists(&artists_path)?;
-    let mut known = Known {
-        users: accounts.iter().enumerate().map(|(row, account)| (account.user_id.clone(), row as u32)).collect(),
-        artists: artists.iter().enumerate().map(|(row, artist)| (artist.id.clone(), row as u32)).collect(),
-        ..Known::default()
+    let artist_rows: HashMap<String, u32> =
+        artists.iter().enumerate().map(|(row, artist)| (artist.id.clone(), row as u32)).collect();
+    let songs = catalogue::read_songs(&songs_path, &artist_rows)?;
+    let followers = catalogue::read_followers(&daily_path, &artist_rows, cutoff_day)?;
+    let known = Known {
+        artists: artist_rows,
+        songs: songs.iter().enumerate().map(|(row, song)| (song.id.clone(), row as u32)).collect(),
     };
-    known.songs = catalogue::read_songs(&songs_path, &known.artists)?;
-    let pseudonyms: Vec<String> =
-        accounts.par_iter().map(|account| options.user_key.pseudonym(&account.user_id)).collect::<Result<_>>()?;
 
-    let mut blocks = Blocks::new(&options.events)?;
-    let sign_up: Vec<Option<i64>> = accounts.iter().map(|account| account.created_ms).collect();
-    let quarantine_path = writer.path(QUARANTINE_FILE);
-    let mut quarantine = BufWriter::new(File::create(&quarantine_path).map_err(Error::io(&quarantine_path))?);
-    let mut collected =
-        events::collect(&mut blocks, &known, &sign_up, options.strengths, &mut quarantine, &quarantine_path)?;
-    quarantine.flush().map_err(Error::io(&quarantine_path))?;
-    drop(quarantine);
-    let held_out_day = cutoff(options, &collected)?;
-    // Training and every feature end here; with a gap that is before the held-out period.
-    let cutoff_day = held_out_day - options.gap_days as i32;
+    clock.lap("catalogue");
+    let mut days = Days::new(writer.dir(), index, |kind, id| known.row_of(kind, id));
+    let (counts, day_books) = walks::count(options, &mut days, &users, &songs, cutoff_day)?;
+    let mut books = Books::default();
+    day_books.values().for_each(|day| books += day);
+    books.check()?;
+    let joins = artists.iter().map(|artist| artist.join.unwrap_or(i32::MIN)).collect();
+    let as_of = AsOf::new(&counts, songs.len(), joins, &followers, cutoff_day);
+    drop(counts);
+    clock.lap("first walk");
 
     // Rows in the order of ids: the same tables whatever the order of the source files.
-    let mut users: Vec<usize> = (0..accounts.len()).collect();
-    users.sort_unstable_by_key(|&account| &pseudonyms[account]);
     let mut items: Vec<usize> =
         (0..artists.len()).filter(|&artist| artists[artist].join.is_none_or(|day| day < cutoff_day)).collect();
     items.sort_unstable_by_key(|&artist| &artists[artist].id);
-
-    let followers = catalogue::followers_before(&daily_path, &known.artists, cutoff_day)?;
-    let user_table = features::users(options, &accounts, &pseudonyms, &users, &collected, cutoff_day)?;
-    let item_table = features::items(&artists, &items, &followers, &collected, cutoff_day)?;
-    let user_rows = invert(&users, accounts.len());
     let item_rows = invert(&items, artists.len());
-    let (timeline, test) = cut(
-        options,
-        &mut collected,
-        held_out_day,
-        &user_rows,
-        &item_rows,
-        |row| user_table.ids.id(row).to_owned(),
-        |artist| artists[artist].id.clone(),
-    )?;
-    let oracle = match &options.truth {
-        None => None,
-        Some(truth) => {
-            let user_ids: Vec<&str> = users.iter().map(|&account| accounts[account].user_id.as_str()).collect();
-            let item_ids: Vec<&str> = items.iter().map(|&artist| artists[artist].id.as_str()).collect();
-            let (users, dim) = oracle::read_vectors(&truth.join("users.parquet"), "user_id", &user_ids)?;
-            let artists_path = truth.join("artists.parquet");
-            let (items, item_dim) = oracle::read_vectors(&artists_path, "artist_id", &item_ids)?;
-            if dim != item_dim {
-                let message = format!("vectors of length {item_dim}, but those of the users have length {dim}");
-                return Err(Error::data(artists_path, message));
+    let mut released: Vec<usize> = (0..songs.len())
+        .filter(|&song| songs[song].release.is_none_or(|day| day < cutoff_day))
+        .filter(|&song| item_rows[songs[song].artist as usize].is_some())
+        .collect();
+    released.sort_unstable_by_key(|&song| &songs[song].id);
+    let song_rows = invert(&released, songs.len());
+    let walk = Walk {
+        artists: &artists,
+        songs: &songs,
+        item_rows: &item_rows,
+        song_rows: &song_rows,
+        as_of: &as_of,
+        strengths: options.strengths,
+        cutoff_day,
+        held_out_day: (options.held_out != HeldOut::Nothing).then_some(held_out_day),
+        new_artists_only: options.new_artists_only,
+    };
+    let (written, activity, rows) = walks::walk_users(options, writer, &mut days, &users, &walk, &items)?;
+    clock.lap("second walk");
+    if rows.train == 0 {
+        let message = match rows.positive_events {
+            0 => no_positives(&books),
+            _ => {
+                let first = days::day_name(activity.iter().filter_map(|user| user.first_day).min());
+                format!("{}: no training events are left before it; the first is of {first}", describe(options))
             }
-            Some(Oracle { dim, users, items })
-        }
-    };
-
-    collected.quality.check()?;
-    let mut sources = vec![options.accounts.clone(), artists_path, songs_path];
+        };
+        return Err(Error::data(events_name(options), message));
+    }
+    item_files::write_songs(writer, &songs, &artists, &released, &as_of, cutoff_day - 1)?;
+    item_files::write_item_days(writer, &artists, &items, &as_of)?;
+    item_files::write_song_days(writer, &released, &as_of)?;
+    let user_table = features::users(&users.accounts, &activity, &as_of, options.min_users_per_place, cutoff_day)?;
+    let item_table = features::items(&artists, &items, &as_of, cutoff_day)?;
+    let schema = features::schema();
+    for (what, file, table, columns) in
+        [("users", USERS_FILE, &user_table, &schema.users), ("items", ITEMS_FILE, &item_table, &schema.items)]
+    {
+        dataset::check_table(what, table, columns)?;
+        dataset::write_table(writer.path(file), table, columns)?;
+    }
+    if let Some(truth) = &options.truth {
+        write_oracle(options, writer, truth, &user_table, &item_table)?;
+    }
+    clock.lap("tables");
+    let mut sources = vec![artists_path, songs_path];
     sources.extend(Some(daily_path).filter(|path| path.exists()));
-    sources.extend(blocks.files().iter().cloned());
-    let sources: Vec<(PathBuf, FileEntry)> =
+    if let AccountSource::Csv(path) = &options.accounts {
+        sources.push(path.clone());
+    }
+    let sources =
         sources.into_par_iter().map(|path| checksum(&path).map(|entry| (path, entry))).collect::<Result<_>>()?;
-    let parts = DatasetParts {
-        info: DatasetInfo {
-            kind: DatasetKind::Events,
-            item_kind: "artist".to_owned(),
-            schema: features::schema(),
-            counts: Counts::default(),
-            split: SplitInfo {
-                kind: if options.held_out == HeldOut::Nothing { "none" } else { "global-time" }.to_owned(),
-                parameters: describe(options),
-                cutoff_ms: (options.held_out != HeldOut::Nothing).then(|| i64::from(held_out_day) * DAY_MS),
-                hash: String::new(),
-            },
-            has_time: true,
-            has_weight: true,
-            reference_day: Some(cutoff_day - 1),
-            sources,
-        },
-        users: user_table,
-        items: item_table,
-        timeline,
-        test,
-        oracle,
-    };
-    let info = publish(writer, &parts, &collected.quality)?;
-    tracing::info!(lines = %collected.quality, "prepared");
-    Ok(PrepareSummary { info, quality: collected.quality })
+    Ok(Derived { users: user_table, items: item_table, written, books, day_books, rows, sources })
 }
 
 /// Row of the table for each source row; nothing for those left out.
@@ -169,136 +388,67 @@ fn invert(order: &[usize], len: usize) -> Vec<Option<u32>> {
     rows
 }
 
-fn describe(options: &PrepareOptions) -> String {
-    let what = if options.new_artists_only { "first events with an artist" } else { "all events" };
-    let from = match options.held_out {
-        HeldOut::Nothing => return "nothing held out".to_owned(),
-        HeldOut::LastDays(days) => format!("last {days} days"),
-        HeldOut::Quantile(quantile) => format!("quantile {quantile}, from midnight UTC"),
-        HeldOut::From(date) => format!("from {date}"),
-    };
-    format!("{from}, gap of {} days, {what}", options.gap_days)
-}
-
-/// The first held-out day.
-fn cutoff(options: &PrepareOptions, collected: &Collected) -> Result<i32> {
-    if collected.rows.is_empty() {
-        return Err(Error::data(
-            &options.events,
-            format!(
-                "no event that says a user likes an artist ({}; reasons: {:?})",
-                collected.quality, collected.quality.quarantined
-            ),
-        ));
-    }
-    let mut by_day = std::collections::BTreeMap::<i32, u64>::new();
-    for &(_, _, day) in collected.rows.keys() {
-        *by_day.entry(day).or_default() += 1;
-    }
-    let day = match options.held_out {
-        HeldOut::From(date) => date.to_epoch_days(),
-        HeldOut::Nothing | HeldOut::LastDays(_) => {
-            // Wrong clocks and western time zones leave a few rows after the last full day.
-            let mut sizes: Vec<u64> = by_day.values().copied().collect();
-            sizes.sort_unstable();
-            let typical = sizes[sizes.len() / 2];
-            let last = by_day.iter().rev().find(|(_, rows)| **rows * 2 >= typical).map_or(0, |(day, _)| *day);
-            let held_out = if let HeldOut::LastDays(days) = options.held_out { days as i32 } else { 0 };
-            last + 1 - held_out
-        }
-        HeldOut::Quantile(quantile) => {
-            let total: u64 = by_day.values().sum();
-            let mut sum = 0;
-            by_day
-                .iter()
-                .find(|(_, rows)| {
-                    sum += **rows;
-                    sum as f64 >= quantile * total as f64
-                })
-                .map_or(0, |(day, _)| *day)
-        }
-    };
-    let before: u64 = by_day.range(..day - options.gap_days as i32).map(|(_, rows)| rows).sum();
-    if before == 0 {
-        let first = by_day.keys().next().and_then(|day| chrono::NaiveDate::from_epoch_days(*day)).unwrap_or_default();
-        return Err(Error::data(
-            &options.events,
-            format!("{}: no training events are left before it; the first is of {first}", describe(options)),
-        ));
-    }
-    Ok(day)
-}
-
-/// Rows to the training timeline and the held-out part.
-fn cut(
+/// The truth of a synthetic world in the order of the tables.
+fn write_oracle(
     options: &PrepareOptions,
-    collected: &mut Collected,
-    held_out_day: i32,
-    user_rows: &[Option<u32>],
-    item_rows: &[Option<u32>],
-    user_id: impl Fn(usize) -> String,
-    artist_id: impl Fn(usize) -> String,
-) -> Result<(Timeline, Vec<TestUser>)> {
-    let mut rows: Vec<(RowKey, Row)> = collected
-        .rows
-        .drain()
-        .map(|((user, artist, day), row)| {
-            let user = user_rows[user as usize].ok_or_else(|| Error::Internal("an account without a row".into()))?;
-            Ok(((user, artist, day), row))
-        })
-        .collect::<Result<_>>()?;
-    rows.par_sort_unstable_by_key(|((user, artist, _), row)| (*user, row.at_ms, row.id, *artist));
-    let quality = &mut collected.quality.rows;
-    let cutoff_day = held_out_day - options.gap_days as i32;
-    let mut timeline = Timeline { offsets: vec![0], ..Timeline::default() };
-    let mut test: Vec<TestUser> = Vec::new();
-    for user in 0..user_rows.len() {
-        let start = rows.partition_point(|((other, ..), _)| (*other as usize) < user);
-        let end = start + rows[start..].partition_point(|((other, ..), _)| *other as usize == user);
-        let mut had = std::collections::HashSet::new();
-        let mut held_out = Vec::new();
-        for ((_, artist, day), row) in &rows[start..end] {
-            if *day < cutoff_day {
-                let Some(item) = item_rows[*artist as usize] else {
-                    quality.not_yet_listed += 1;
-                    continue;
-                };
-                had.insert(*artist);
-                timeline.items.push(ItemIdx(item));
-                timeline.timestamps_ms.push(row.at_ms);
-                timeline.weights.push(row.strength);
-                quality.train += 1;
-            } else if *day < held_out_day || options.held_out == HeldOut::Nothing {
-                had.insert(*artist);
-                quality.outside += 1;
-            } else if options.new_artists_only && !had.insert(*artist) {
-                quality.seen_before += 1;
-            } else {
-                held_out.push(artist_id(*artist as usize));
-                quality.test += 1;
-            }
-        }
-        timeline.offsets.push(timeline.items.len());
-        if !held_out.is_empty() {
-            test.push(TestUser { id: user_id(user), user: Some(user.into()), items: held_out });
-        }
+    writer: &DirWriter,
+    truth: &Path,
+    users: &FeatureTable,
+    items: &FeatureTable,
+) -> Result<()> {
+    let user_of = |id: &str| users.ids.get(&options.user_key.pseudonym_bytes(id).to_string()).map(|row| row as usize);
+    let (user_vectors, dim) = oracle::read_vectors(&truth.join("users.parquet"), "user_id", users.len(), user_of)?;
+    let artists_path = truth.join("artists.parquet");
+    let item_of = |id: &str| items.ids.get(id).map(|row| row as usize);
+    let (item_vectors, item_dim) = oracle::read_vectors(&artists_path, "artist_id", items.len(), item_of)?;
+    if dim != item_dim {
+        let message = format!("vectors of length {item_dim}, but those of the users have length {dim}");
+        return Err(Error::data(artists_path, message));
     }
-    Ok((timeline, test))
+    dataset::write_vectors(writer.path(ORACLE_USERS_FILE), dim, &user_vectors)?;
+    dataset::write_vectors(writer.path(ORACLE_ITEMS_FILE), dim, &item_vectors)
 }
 
-/// Writes the dataset with the books beside its tables, under one manifest.
-fn publish(writer: DirWriter, parts: &DatasetParts, quality: &Quality) -> Result<DatasetInfo> {
-    let inner = dataset::write(&writer.path("tables"), IfExists::Fail, parts)?;
-    let info = Manifest::<DatasetInfo>::open_unchecked(&inner, MAGIC, VERSION)?;
-    for name in info.files.keys() {
-        let (from, to) = (inner.join(name), writer.path(name));
-        fs::rename(&from, &to).map_err(Error::io(&from))?;
+/// Writes the quality report into the dataset; a broken threshold is an error, and the report then lies beside `out`.
+fn report(
+    options: &PrepareOptions,
+    writer: &DirWriter,
+    out: &Path,
+    previous: Option<&Dataset>,
+    derived: &Derived,
+) -> Result<()> {
+    let days = derived.day_books.iter().map(|(day, books)| DayBooks { day: day.clone(), books: books.clone() });
+    let mut report = Report::new(derived.books.clone(), days.collect());
+    report.describe(&[("users", &derived.users), ("items", &derived.items)]);
+    if let Some(dataset) = previous {
+        let path = dataset.dir.join(QUALITY_FILE);
+        if path.exists() {
+            let before = Report::read_json(&path)?;
+            report.compare(&before, &dataset.fingerprint, &[("users", &derived.users), ("items", &derived.items)]);
+        }
     }
-    fs::remove_dir_all(&inner).map_err(Error::io(&inner))?;
-    let path = writer.path(QUALITY_FILE);
-    let text =
-        serde_json::to_string_pretty(quality).map_err(|error| Error::Internal(format!("{QUALITY_FILE}: {error}")))?;
-    fs::write(&path, text + "\n").map_err(Error::io(&path))?;
-    writer.publish(MAGIC, VERSION, &info.body)?;
-    Ok(info.body)
+    let passed = quality::check(&mut report, &options.thresholds);
+    let refused = [QUALITY_FILE, QUALITY_PAGE].map(|name| {
+        let stem = out.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        out.with_file_name(format!("{stem}.refused.{name}"))
+    });
+    let [json, page] = match passed {
+        true => {
+            // What an earlier run was refused for no longer stands.
+            refused
+                .iter()
+                .filter(|path| path.exists())
+                .try_for_each(|path| fs::remove_file(path).map_err(Error::io(path)))?;
+            [writer.path(QUALITY_FILE), writer.path(QUALITY_PAGE)]
+        }
+        false => refused,
+    };
+    report.write_json(&json)?;
+    report.write_html(&page)?;
+    match passed {
+        true => Ok(()),
+        false => {
+            Err(Error::data(page, format!("the data breaks {}; nothing was published", report.failures().join("; "))))
+        }
+    }
 }

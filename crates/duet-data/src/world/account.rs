@@ -14,11 +14,8 @@ use super::{
 /// Columns, in the order of both files.
 pub(super) const COLUMNS: &str = "user_id,email,full_name,birth_date,gender,lat,lon,country,phone,created_at";
 
-/// Start of the SQL file, up to the data.
-pub(super) const SQL_HEAD: &str = "\
--- Invented accounts of a synthetic world. Load with: psql -f accounts.sql
-CREATE TABLE IF NOT EXISTS accounts (
-    user_id    text PRIMARY KEY,
+/// The columns as Postgres knows them.
+pub(super) const DEFINITION: &str = "    user_id    text PRIMARY KEY,
     email      text NOT NULL,
     full_name  text NOT NULL,
     birth_date date,
@@ -28,9 +25,21 @@ CREATE TABLE IF NOT EXISTS accounts (
     country    text,
     phone      text,
     created_at timestamptz NOT NULL
-);
-COPY accounts (user_id, email, full_name, birth_date, gender, lat, lon, country, phone, created_at) FROM stdin;
 ";
+/// The same columns in the order of a row.
+pub(super) const SQL_COLUMNS: &str =
+    "user_id, email, full_name, birth_date, gender, lat, lon, country, phone, created_at";
+/// What every address ends in: a domain that is reserved for examples.
+pub(super) const MAIL_DOMAIN: &str = "@example.org";
+
+/// Start of the SQL file, up to the data.
+pub(super) fn sql_head() -> String {
+    format!(
+        "-- Invented accounts of a synthetic world. Load with: psql -f accounts.sql\n\
+         CREATE TABLE IF NOT EXISTS accounts (\n{DEFINITION});\n\
+         COPY accounts ({SQL_COLUMNS}) FROM stdin;\n"
+    )
+}
 /// End of the SQL file.
 pub(super) const SQL_TAIL: &str = "\\.\n";
 
@@ -38,7 +47,7 @@ pub(super) const SQL_TAIL: &str = "\\.\n";
 pub(super) fn push(seed: u64, user: u64, person: &Person, start: NaiveDate, csv: &mut String, sql: &mut String) {
     let mut draws = Draws::new(seed, Stream::Person, user, 0);
     let (first, last) = (word(&mut draws, 2), word(&mut draws, 2));
-    let email = format!("{}.{}{user}@example.org", first.to_ascii_lowercase(), last.to_ascii_lowercase());
+    let email = format!("{}.{}{user}{MAIL_DOMAIN}", first.to_ascii_lowercase(), last.to_ascii_lowercase());
     // A birthday some time in the year before they turned `age`, counted at the first day of the window.
     let birthday = start
         .with_day(1)

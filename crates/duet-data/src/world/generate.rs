@@ -148,7 +148,7 @@ pub fn generate(options: &WorldOptions, out: &Path, if_exists: IfExists) -> Resu
 
 /// Calls `work` on every chunk of users in parallel, and `sink` on the results in order; a few chunks are in memory
 /// at a time.
-fn by_chunks<T: Send>(
+pub(super) fn by_chunks<T: Send>(
     users: u64,
     work: impl Fn(std::ops::Range<u64>) -> T + Sync,
     mut sink: impl FnMut(T) -> Result<()>,
@@ -208,7 +208,7 @@ fn write_users(world: &World<'_>, directory: &DirWriter) -> Result<()> {
     let mut csv = create(&csv_path)?;
     let mut sql = create(&sql_path)?;
     writeln!(csv, "{}", account::COLUMNS).map_err(Error::io(&csv_path))?;
-    sql.write_all(account::SQL_HEAD.as_bytes()).map_err(Error::io(&sql_path))?;
+    sql.write_all(account::sql_head().as_bytes()).map_err(Error::io(&sql_path))?;
     let mut vectors =
         truth::VectorWriter::create(&directory.path("truth/users.parquet"), "user_id", world.catalogue.genres)?;
     let (mut ids, mut rows) = (Vec::new(), Vec::new());

@@ -2,6 +2,7 @@
 //!
 //! * [`WorldOptions`]: how large, how long, how dirty.
 //! * [`generate`]: writes the world as an artifact directory (magic [`MAGIC`]).
+//! * [`load_accounts`]: puts its accounts into a Postgres database.
 //!
 //! The model of the truth is `p(artist | user, day) = sum_g theta[user][g] * phi[g][artist](day)` over micro-genres
 //! `g`: a listener draws a genre from their taste, then an artist from that genre's popularity of the day. Drawing is
@@ -21,7 +22,9 @@ mod generate;
 mod json;
 mod listener;
 mod options;
+mod postgres;
 mod truth;
 
 pub use generate::{MAGIC, Stats, VERSION, WorldSummary, generate};
 pub use options::{Dirt, WorldOptions};
+pub use postgres::{AccountsTable, load_accounts};

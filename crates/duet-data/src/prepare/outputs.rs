@@ -1,0 +1,286 @@
+//! The per-user files of a prepared dataset, written in a stream, users in ascending order.
+//!
+//! | file | one row per | columns |
+//! | --- | --- | --- |
+//! | `plays.parquet` | listen or skip of a song in the training period | `user`, `song`, `timestamp_ms`, `ms_played`, `listen_ratio` (0 to 1), `listen_delta` (ratio over the song's mean as of the day before), `skipped` |
+//! | `impressions.parquet` | item shown in the training period | `user`, `item_kind` (0 artist, 1 song), `item`, `timestamp_ms`, `position`, `clicked`, and as of the day before: `user_clicks`, `user_impressions`, `click_rate`, `artist_share`, `plays_7d`, `plays_28d`, `trending_rank`, `followers`, `tenure_days`, `recency_days` |
+//! | `user_artist.parquet` | user and artist with a click or a heard song | `user`, `item`, `clicks`, `share` (of the user's clicks), `plays` |
+//! | `user_history.parquet` | user with either | `user`, `last_songs` (at most 100, the newest last), `recent_follows` (at most 20, the newest last) |
+
+use std::{path::PathBuf, sync::Arc};
+
+use arrow::{
+    array::{
+        ArrayRef, BooleanArray, Float32Array, Float64Array, Int64Array, ListBuilder, UInt8Array, UInt32Array,
+        UInt32Builder, UInt64Array,
+    },
+    datatypes::{DataType, Field},
+};
+use duet_core::{Error, Result, artifact::DirWriter};
+
+use super::user_rows::{History, Impression, Play, UserArtist, UserRows};
+use crate::dataset::{
+    SplitHasher, TEST_FILE, TIMELINE_FILE, TestWriter, TimelineWriter,
+    parquet_file::{BATCH_ROWS, GROUP_ROWS, Writer},
+};
+
+pub(super) const PLAYS_FILE: &str = "plays.parquet";
+pub(super) const IMPRESSIONS_FILE: &str = "impressions.parquet";
+pub(super) const USER_ARTIST_FILE: &str = "user_artist.parquet";
+pub(super) const USER_HISTORY_FILE: &str = "user_history.parquet";
+
+/// Rows gathered to batches on their way to a file.
+pub(super) struct Rows<T> {
+    writer: Writer,
+    waiting: Vec<T>,
+    arrays: fn(&[T]) -> Vec<ArrayRef>,
+}
+
+impl<T> Rows<T> {
+    pub(super) fn create(path: PathBuf, fields: Vec<Field>, arrays: fn(&[T]) -> Vec<ArrayRef>) -> Result<Self> {
+        let writer = Writer::create_with(
+            path,
+            fields,
+            GROUP_ROWS,
+            &["timestamp_ms", "ms_played", "listen_ratio", "listen_delta"],
+        )?;
+        Ok(Self { writer, waiting: Vec::new(), arrays })
+    }
+
+    pub(super) fn extend(&mut self, rows: impl IntoIterator<Item = T>) -> Result<()> {
+        self.waiting.extend(rows);
+        if self.waiting.len() >= BATCH_ROWS { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        for rows in self.waiting.chunks(BATCH_ROWS) {
+            self.writer.write((self.arrays)(rows))?;
+        }
+        self.waiting.clear();
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.flush()?;
+        self.writer.finish()
+    }
+}
+
+/// Builds one array from a field of every row.
+pub(super) fn array<T, V, A>(rows: &[T], value: impl Fn(&T) -> V) -> ArrayRef
+where
+    A: arrow::array::Array + FromIterator<V> + 'static,
+{
+    Arc::new(rows.iter().map(value).collect::<A>())
+}
+
+/// NaN to "no value".
+pub(super) fn known(value: f64) -> Option<f64> {
+    Some(value).filter(|value| !value.is_nan())
+}
+
+pub(super) fn field(name: &str, data_type: DataType) -> Field {
+    Field::new(name, data_type, false)
+}
+
+pub(super) fn optional(name: &str, data_type: DataType) -> Field {
+    Field::new(name, data_type, true)
+}
+
+fn play_fields() -> Vec<Field> {
+    vec![
+        field("user", DataType::UInt32),
+        field("song", DataType::UInt32),
+        field("timestamp_ms", DataType::Int64),
+        field("ms_played", DataType::UInt64),
+        field("listen_ratio", DataType::Float32),
+        field("listen_delta", DataType::Float32),
+        field("skipped", DataType::Boolean),
+    ]
+}
+
+fn play_arrays(rows: &[Play]) -> Vec<ArrayRef> {
+    vec![
+        array::<_, _, UInt32Array>(rows, |row| Some(row.user)),
+        array::<_, _, UInt32Array>(rows, |row| Some(row.song)),
+        array::<_, _, Int64Array>(rows, |row| Some(row.timestamp_ms)),
+        array::<_, _, UInt64Array>(rows, |row| Some(row.ms_played)),
+        array::<_, _, Float32Array>(rows, |row| Some(row.listen_ratio)),
+        array::<_, _, Float32Array>(rows, |row| Some(row.listen_delta)),
+        array::<_, _, BooleanArray>(rows, |row| Some(row.skipped)),
+    ]
+}
+
+fn impression_fields() -> Vec<Field> {
+    vec![
+        field("user", DataType::UInt32),
+        field("item_kind", DataType::UInt8),
+        field("item", DataType::UInt32),
+        field("timestamp_ms", DataType::Int64),
+        optional("position", DataType::UInt32),
+        field("clicked", DataType::Boolean),
+        field("user_clicks", DataType::UInt64),
+        field("user_impressions", DataType::UInt64),
+        field("click_rate", DataType::Float64),
+        field("artist_share", DataType::Float64),
+        field("plays_7d", DataType::Float64),
+        field("plays_28d", DataType::Float64),
+        field("trending_rank", DataType::Float64),
+        optional("followers", DataType::Float64),
+        optional("tenure_days", DataType::Float64),
+        optional("recency_days", DataType::Float64),
+    ]
+}
+
+fn impression_arrays(rows: &[Impression]) -> Vec<ArrayRef> {
+    vec![
+        array::<_, _, UInt32Array>(rows, |row| Some(row.user)),
+        array::<_, _, UInt8Array>(rows, |row| Some(row.item_kind as u8)),
+        array::<_, _, UInt32Array>(rows, |row| Some(row.item)),
+        array::<_, _, Int64Array>(rows, |row| Some(row.timestamp_ms)),
+        array::<_, _, UInt32Array>(rows, |row| row.position),
+        array::<_, _, BooleanArray>(rows, |row| Some(row.clicked)),
+        array::<_, _, UInt64Array>(rows, |row| Some(row.user_clicks)),
+        array::<_, _, UInt64Array>(rows, |row| Some(row.user_impressions)),
+        array::<_, _, Float64Array>(rows, |row| Some(row.click_rate)),
+        array::<_, _, Float64Array>(rows, |row| Some(row.artist_share)),
+        array::<_, _, Float64Array>(rows, |row| Some(row.plays_7d)),
+        array::<_, _, Float64Array>(rows, |row| Some(row.plays_28d)),
+        array::<_, _, Float64Array>(rows, |row| Some(row.trending_rank)),
+        array::<_, _, Float64Array>(rows, |row| known(row.followers)),
+        array::<_, _, Float64Array>(rows, |row| known(row.tenure_days)),
+        array::<_, _, Float64Array>(rows, |row| known(row.recency_days)),
+    ]
+}
+
+fn user_artist_fields() -> Vec<Field> {
+    vec![
+        field("user", DataType::UInt32),
+        field("item", DataType::UInt32),
+        field("clicks", DataType::UInt64),
+        field("share", DataType::Float64),
+        field("plays", DataType::UInt64),
+    ]
+}
+
+fn user_artist_arrays(rows: &[UserArtist]) -> Vec<ArrayRef> {
+    vec![
+        array::<_, _, UInt32Array>(rows, |row| Some(row.user)),
+        array::<_, _, UInt32Array>(rows, |row| Some(row.item)),
+        array::<_, _, UInt64Array>(rows, |row| Some(row.clicks)),
+        array::<_, _, Float64Array>(rows, |row| Some(row.share)),
+        array::<_, _, UInt64Array>(rows, |row| Some(row.plays)),
+    ]
+}
+
+fn history_fields() -> Vec<Field> {
+    let list = || DataType::new_list(DataType::UInt32, true);
+    vec![field("user", DataType::UInt32), field("last_songs", list()), field("recent_follows", list())]
+}
+
+fn history_arrays(rows: &[History]) -> Vec<ArrayRef> {
+    let lists = |values: fn(&History) -> &[u32]| -> ArrayRef {
+        let mut builder = ListBuilder::new(UInt32Builder::new());
+        for row in rows {
+            builder.values().append_slice(values(row));
+            builder.append(true);
+        }
+        Arc::new(builder.finish())
+    };
+    vec![
+        array::<_, _, UInt32Array>(rows, |row| Some(row.user)),
+        lists(|row| &row.last_songs),
+        lists(|row| &row.recent_follows),
+    ]
+}
+
+/// Every per-user file, open.
+pub(super) struct Outputs {
+    timeline: TimelineWriter,
+    test: TestWriter,
+    plays: Rows<Play>,
+    impressions: Rows<Impression>,
+    user_artist: Rows<UserArtist>,
+    history: Rows<History>,
+    hasher: SplitHasher,
+}
+
+/// How many of what was written.
+pub(super) struct Written {
+    pub(super) events: u64,
+    pub(super) test_users: u64,
+    pub(super) test_events: u64,
+    pub(super) split_hash: String,
+}
+
+impl Outputs {
+    pub(super) fn create(writer: &DirWriter) -> Result<Self> {
+        Ok(Self {
+            timeline: TimelineWriter::create(writer.path(TIMELINE_FILE), true, true)?,
+            test: TestWriter::create(writer.path(TEST_FILE))?,
+            plays: Rows::create(writer.path(PLAYS_FILE), play_fields(), play_arrays)?,
+            impressions: Rows::create(writer.path(IMPRESSIONS_FILE), impression_fields(), impression_arrays)?,
+            user_artist: Rows::create(writer.path(USER_ARTIST_FILE), user_artist_fields(), user_artist_arrays)?,
+            history: Rows::create(writer.path(USER_HISTORY_FILE), history_fields(), history_arrays)?,
+            hasher: SplitHasher::default(),
+        })
+    }
+
+    /// Appends the rows of the next users, each with its row; the files are written at the same time. `user_id` and
+    /// `item_id` are the external ids of rows, `artist_id` those of held-out artists.
+    pub(super) fn push<'a>(
+        &mut self,
+        users: &mut [(u32, UserRows)],
+        user_id: impl Fn(u32) -> String + Sync,
+        item_id: impl Fn(u32) -> &'a str + Sync,
+        artist_id: impl Fn(u32) -> &'a str + Sync,
+    ) -> Result<()> {
+        let mut plays = Vec::new();
+        let mut impressions = Vec::new();
+        let (mut artists, mut histories) = (Vec::new(), Vec::new());
+        for (_, rows) in &mut *users {
+            plays.append(&mut rows.plays);
+            impressions.append(&mut rows.impressions);
+            artists.append(&mut rows.artists);
+            histories.extend(rows.history.take());
+        }
+        let Self { timeline, test, plays: play_file, impressions: impression_file, user_artist, history, hasher } =
+            self;
+        let results = std::sync::Mutex::new(Ok(()));
+        let keep = |result: Result<()>| {
+            if let (Err(error), Ok(mut first)) = (result, results.lock())
+                && first.is_ok()
+            {
+                *first = Err(error);
+            }
+        };
+        rayon::scope(|scope| {
+            scope.spawn(|_| keep(play_file.extend(plays)));
+            scope.spawn(|_| keep(impression_file.extend(impressions)));
+            scope.spawn(|_| keep(user_artist.extend(artists).and_then(|()| history.extend(histories))));
+            keep(users.iter().try_for_each(|(user, rows)| {
+                let id = user_id(*user);
+                let items = rows.items.iter().map(|item| item_id(item.0));
+                hasher.training(&id, items, &rows.timestamps_ms, &rows.weights);
+                timeline.push(*user, &rows.items, &rows.timestamps_ms, &rows.weights)?;
+                if rows.held_out.is_empty() {
+                    return Ok(());
+                }
+                let held_out: Vec<&str> = rows.held_out.iter().map(|artist| artist_id(*artist)).collect();
+                hasher.held_out(&id, &held_out);
+                test.push(&id, &held_out)
+            }));
+        });
+        results.into_inner().unwrap_or_else(|_| Err(Error::Internal("a writer of rows panicked".into())))
+    }
+
+    pub(super) fn finish(self) -> Result<Written> {
+        let events = self.timeline.finish()?;
+        let (test_users, test_events) = self.test.finish()?;
+        self.plays.finish()?;
+        self.impressions.finish()?;
+        self.user_artist.finish()?;
+        self.history.finish()?;
+        Ok(Written { events, test_users, test_events, split_hash: self.hasher.finish() })
+    }
+}

@@ -1,0 +1,149 @@
+//! The two walks over all events: what counts, then every user's rows.
+
+use std::collections::BTreeMap;
+
+use duet_core::{Error, Result, artifact::DirWriter, event::ItemKind};
+use hashbrown::HashMap;
+use rayon::prelude::*;
+
+use super::{
+    as_of::Counts,
+    catalogue::Song,
+    days::{self, Days},
+    fate,
+    features::Activity,
+    options::PrepareOptions,
+    outputs::{Outputs, Written},
+    rows::Rows,
+    user_rows::{UserRows, Walk},
+    users::{KnownUser, Users},
+};
+use crate::quality::Books;
+
+/// Ids of the catalogue to rows.
+pub(super) struct Known {
+    pub(super) artists: HashMap<String, u32>,
+    pub(super) songs: HashMap<String, u32>,
+}
+
+impl Known {
+    pub(super) fn row_of(&self, kind: ItemKind, id: &str) -> Option<u32> {
+        match kind {
+            ItemKind::Artist => self.artists.get(id).copied(),
+            ItemKind::Song => self.songs.get(id).copied(),
+        }
+    }
+}
+
+/// Counts, events left out by (day, reason, type), events read by (day, type).
+type Tally = (Counts, HashMap<(i32, &'static str, &'static str), u64>, HashMap<(i32, &'static str), u64>);
+
+/// The first walk over all events: what counts, and the books of each day.
+pub(super) fn count(
+    options: &PrepareOptions,
+    days: &mut Days<'_, impl Fn(ItemKind, &str) -> Option<u32> + Sync>,
+    users: &Users,
+    songs: &[Song],
+    cutoff_day: i32,
+) -> Result<(Counts, BTreeMap<String, Books>)> {
+    let (mut counts, mut found) = (Counts::default(), HashMap::<(i32, &str), u64>::new());
+    let mut day_books: BTreeMap<String, Books> =
+        days.index.days.iter().map(|(name, state)| (name.clone(), state.books.clone())).collect();
+    days.by_users(|events| {
+        let (range, filtered, found_here) = days::users(events)
+            .into_par_iter()
+            .fold(Tally::default, |(mut counts, mut filtered, mut found), events| {
+                let fates = fate::fates(events, users.find(&events[0].user), options.rate_limits);
+                for (event, fate) in events.iter().zip(fates) {
+                    *found.entry((event.day(), event.event_type.as_str())).or_default() += 1;
+                    match fate {
+                        None if event.day() < cutoff_day => counts.add(event, songs),
+                        None => {}
+                        Some(reason) => {
+                            let key = (event.day(), reason, event.event_type.as_str());
+                            *filtered.entry(key).or_default() += 1;
+                        }
+                    }
+                }
+                (counts, filtered, found)
+            })
+            .reduce(Tally::default, |(mut counts, mut filtered, mut found), (more, others, these)| {
+                counts.merge(more);
+                others.into_iter().for_each(|(key, count)| *filtered.entry(key).or_default() += count);
+                these.into_iter().for_each(|(key, count)| *found.entry(key).or_default() += count);
+                (counts, filtered, found)
+            });
+        counts.merge(range);
+        for ((day, reason, event_type), number) in filtered {
+            if let Some(books) = day_books.get_mut(&days::day_name(Some(day))) {
+                books.leave_out(reason, event_type, number);
+            }
+        }
+        found_here.into_iter().for_each(|(key, count)| *found.entry(key).or_default() += count);
+        Ok(())
+    })?;
+    // Rows of forgotten users are no longer in the day files, though their lines were kept when the days were read.
+    for (name, state) in &days.index.days {
+        let day = name.parse::<chrono::NaiveDate>().ok().map(|date| date.to_epoch_days());
+        for (event_type, kept) in &state.books.kept_by_type {
+            let there = day.and_then(|day| found.get(&(day, event_type.as_str()))).copied().unwrap_or(0);
+            if there == *kept {
+                continue;
+            }
+            let gone = kept.checked_sub(there).filter(|_| !users.nobody_forgotten());
+            match (gone, day_books.get_mut(name)) {
+                (Some(gone), Some(books)) => books.leave_out(fate::FORGOTTEN_USER, event_type, gone),
+                _ => {
+                    let message = format!("{there} {event_type} events, {kept} by the index: it was replaced");
+                    return Err(Error::data(days::files_of(days.dataset, name).0, message));
+                }
+            }
+        }
+    }
+    Ok((counts, day_books))
+}
+
+/// The second walk: every user's rows, in order.
+pub(super) fn walk_users(
+    options: &PrepareOptions,
+    writer: &DirWriter,
+    days: &mut Days<'_, impl Fn(ItemKind, &str) -> Option<u32> + Sync>,
+    users: &Users,
+    walk: &Walk<'_>,
+    items: &[usize],
+) -> Result<(Written, Vec<Activity>, Rows)> {
+    let artist_id = |artist: u32| walk.artists[artist as usize].id.as_str();
+    let mut outputs = Outputs::create(writer)?;
+    let mut activity = vec![Activity::default(); users.accounts.len()];
+    let mut rows = Rows::default();
+    days.by_users(|events| {
+        let range: Vec<Option<(u32, UserRows)>> = days::users(events)
+            .into_par_iter()
+            .map(|events| {
+                let user = users.find(&events[0].user);
+                let KnownUser::Known { row, created_ms } = user else { return None };
+                let fates = fate::fates(events, user, options.rate_limits);
+                let kept: Vec<_> =
+                    events.iter().zip(fates).filter(|(_, fate)| fate.is_none()).map(|(event, _)| event).collect();
+                Some((row, walk.rows(row, created_ms, &kept)))
+            })
+            .collect();
+        let mut range: Vec<(u32, UserRows)> = range.into_iter().flatten().collect();
+        for (user, user_rows) in &range {
+            rows += user_rows.rows;
+            activity[*user as usize] = Activity {
+                clicks: user_rows.clicks,
+                impressions: user_rows.impressions_seen,
+                first_day: user_rows.first_day,
+                last_day: user_rows.last_day,
+            };
+        }
+        outputs.push(
+            &mut range,
+            |user| users.accounts[user as usize].pseudonym.to_string(),
+            |item| artist_id(items[item as usize] as u32),
+            artist_id,
+        )
+    })?;
+    Ok((outputs.finish()?, activity, rows))
+}

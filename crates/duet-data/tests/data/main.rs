@@ -1,0 +1,12 @@
+//! The tests of duet-data that are larger than a file's own, in one binary.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod accounts;
+mod fuzz;
+mod ingest;
+mod prepare;
+mod privacy;
+mod quality;
+mod raw;
+mod s3;
+mod services;
