@@ -91,12 +91,13 @@ pub struct PrepareSummary {
 /// events are no errors. Nothing else is left behind then.
 pub fn prepare(options: &PrepareOptions, out: &Path, if_exists: IfExists) -> Result<PrepareSummary> {
     options.validate()?;
+    let if_exists = if options.update { IfExists::Replace } else { if_exists };
+    // The writer's lock first: nobody else may replace the dataset that is added to.
+    let writer = DirWriter::create(out, if_exists)?;
     let previous = match options.update && out.join(MANIFEST).exists() {
         true => Some(Dataset::open(out)?),
         false => None,
     };
-    let if_exists = if options.update { IfExists::Replace } else { if_exists };
-    let writer = DirWriter::create(out, if_exists)?;
     for name in [days::QUARANTINE_DIR, super::DAYS_DIR, SPILL_DIR] {
         fs::create_dir(writer.path(name)).map_err(Error::io(writer.path(name)))?;
     }
