@@ -325,3 +325,37 @@ fn a_gpu_trains_as_well_as_the_cpu() {
     assert_eq!(gpu.code, 0, "{}", gpu.err);
     assert!((ndcg("cpu") - ndcg("wgpu")).abs() < 0.05, "{} on the cpu, {} on wgpu", ndcg("cpu"), ndcg("wgpu"));
 }
+
+#[test]
+fn a_raw_zone_says_what_is_in_it_and_what_is_damaged() {
+    let shop = workshop();
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let zone = text(&dir.path().join("zone")).to_owned();
+    let files = shop.path("world").join("events");
+    let said = duet(&["ingest", "--from", "files", "--files", text(&files), "--to", &zone, "--partition", "day"]);
+    let lines: usize = fs::read_dir(&files)
+        .expect("days")
+        .flat_map(|day| fs::read_dir(day.expect("a day").path()).expect("files"))
+        .map(|file| {
+            fs::read(file.expect("a file").path()).expect("lines").iter().filter(|byte| **byte == b'\n').count()
+        })
+        .sum();
+    let grouped = |count: usize| {
+        let digits = count.to_string();
+        format!("{},{}", &digits[..digits.len() - 3], &digits[digits.len() - 3..])
+    };
+    assert!((1_000..1_000_000).contains(&lines) && said.contains(&format!("{} events", grouped(lines))), "{said}");
+    let said = duet(&["inspect", &zone]);
+    for part in
+        [format!("a raw zone; {} events", grouped(lines)), "every checksum right".into(), "date=2025-03-03".into()]
+    {
+        assert!(said.contains(&part), "{part} is not in\n{said}");
+    }
+    let day = dir.path().join("zone/date=2025-03-10");
+    let part = fs::read_dir(day).expect("a day").next().expect("a part").expect("a part").path();
+    let mut bytes = fs::read(&part).expect("a part");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&part, bytes).expect("damage");
+    fail("duet", &["inspect", &zone], 1, &[text(&part)]);
+}

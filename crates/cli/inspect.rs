@@ -1,6 +1,7 @@
 //! `duet inspect`.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
@@ -12,16 +13,20 @@ use duet_core::{
     Error,
     artifact::{MANIFEST, Manifest},
 };
+use duet_data::{
+    raw::{self, Part},
+    store::Location,
+};
 use duet_train::{evaluate::Table, run::read_records};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
 use crate::{Outcome, values::grouped};
 
-/// Say what an artifact is: world, dataset, run, bundle, evaluation, or a Parquet file of one. Checks every checksum.
+/// Say what an artifact is: world, dataset, run, bundle, evaluation, raw zone, or a Parquet file. Checks every checksum.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct InspectArgs {
-    /// The artifact.
+    /// The artifact; a raw zone may be s3://BUCKET/PREFIX, gs:// or az:// too.
     #[arg(value_name = "PATH")]
     path: PathBuf,
 }
@@ -38,6 +43,10 @@ pub(crate) fn run(args: &InspectArgs, out: &mut dyn Write) -> Result<Outcome> {
         true => args.path.parent().unwrap_or(Path::new(".")),
         false => &args.path,
     };
+    if let Some(url) = path.to_str().filter(|text| text.contains("://")) {
+        raw_zone(Location::parse(url)?, out)?;
+        return Ok(Outcome::Done);
+    }
     if !path.exists() {
         return Err(Error::data(path, "no such file or directory").into());
     }
@@ -47,8 +56,11 @@ pub(crate) fn run(args: &InspectArgs, out: &mut dyn Write) -> Result<Outcome> {
         artifact(path, out)?;
     } else if path.join(RUN_RECORD).exists() {
         run_directory(path, out)?;
+    } else if raw::is_zone(path) {
+        raw_zone(Location::parse(&path.display().to_string())?, out)?;
     } else {
-        let message = format!("neither an artifact nor a run: it holds no {MANIFEST} and no {RUN_RECORD}");
+        let message =
+            format!("neither an artifact, a run nor a raw zone: it holds no {MANIFEST}, no {RUN_RECORD} and no log");
         return Err(Error::data(path, message).into());
     }
     Ok(Outcome::Done)
@@ -84,6 +96,45 @@ fn artifact(dir: &Path, out: &mut dyn Write) -> Result<()> {
     writeln!(out, "\n{}", table.to_text().trim_end())?;
     if manifest.files.len() > LISTED_FILES {
         writeln!(out, "... and {} more", manifest.files.len() - LISTED_FILES)?;
+    }
+    Ok(())
+}
+
+/// Events by day, and the sources they came from.
+fn raw_zone(location: Location, out: &mut dyn Write) -> Result<()> {
+    let zone = raw::inspect(location)?;
+    let sum = |count: fn(&Part) -> u64| grouped(zone.parts().iter().map(count).sum());
+    writeln!(
+        out,
+        "{}: a raw zone; {} events, {} bytes of payload in {} parts of {} bytes, every checksum right\n",
+        zone.location(),
+        sum(|part| part.rows),
+        sum(|part| part.payload_bytes),
+        zone.parts().len(),
+        sum(|part| part.bytes)
+    )?;
+    let mut days: BTreeMap<String, [u64; 3]> = BTreeMap::new();
+    for part in zone.parts() {
+        let day = part.date.map_or_else(|| "unknown".to_owned(), |date| date.to_string());
+        let sums = days.entry(day).or_default();
+        for (sum, count) in sums.iter_mut().zip([1, part.rows, part.payload_bytes]) {
+            *sum += count;
+        }
+    }
+    let mut table = Table::new().text("day (UTC)").number("parts").number("events").number("bytes");
+    for (day, sums) in days {
+        table.push([vec![day], sums.map(grouped).to_vec()].concat());
+    }
+    writeln!(out, "{}\n", table.to_text().trim_end())?;
+    let mut table = Table::new().text("source").number("sequences").number("last");
+    for (source, ranges) in zone.committed().take(LISTED_FILES) {
+        let events = ranges.iter().map(|(first, last)| last - first + 1).sum();
+        table.push([source.to_owned(), grouped(events), grouped(ranges.last().unwrap_or(0))]);
+    }
+    writeln!(out, "{}", table.to_text().trim_end())?;
+    let sources = zone.committed().count();
+    if sources > LISTED_FILES {
+        writeln!(out, "... and {} more", sources - LISTED_FILES)?;
     }
     Ok(())
 }

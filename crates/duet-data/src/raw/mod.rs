@@ -17,12 +17,14 @@
 mod encode;
 mod event_hour;
 mod events;
+mod inspect;
 mod log;
 mod part;
 mod ranges;
 mod zone;
 
 pub use event_hour::event_hour;
+pub use inspect::{inspect, is_zone};
 pub use part::Part;
 pub use ranges::Ranges;
 pub use zone::{Compression, Granularity, RawZone, ZoneOptions};
