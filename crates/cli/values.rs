@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use duet_core::artifact::IfExists;
+pub(crate) use duet_core::number::grouped;
 
 /// `90s`, `2m`, `1.5h`, `1d` or plain seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -48,19 +49,6 @@ pub(crate) fn filter(text: &str) -> Result<String, String> {
 /// What `--overwrite` says.
 pub(crate) fn if_exists(overwrite: bool) -> IfExists {
     if overwrite { IfExists::Replace } else { IfExists::Fail }
-}
-
-/// A number with thousands separated: 1,234,567.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]

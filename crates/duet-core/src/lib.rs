@@ -8,6 +8,7 @@
 //! * [`layers`]: how configuration files and settings are put over a default that knows every key.
 //! * [`artifact`]: files and directories that appear whole or not at all, each with a checksum.
 //! * [`memory`]: freed blocks are kept, for work in steps.
+//! * [`number`]: numbers as people read them.
 //! * [`progress`]: bars on a terminal, silence elsewhere.
 //!
 //! Nothing here trains, searches or talks to a network.
@@ -20,6 +21,7 @@ pub mod event;
 pub mod ids;
 pub mod layers;
 pub mod memory;
+pub mod number;
 pub mod progress;
 pub mod schema;
 pub mod table;

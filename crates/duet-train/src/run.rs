@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use duet_core::{
     Error, Result,
-    artifact::{self, DirWriter, IfExists, Manifest},
+    artifact::{self, DirWriter, IfExists, Manifest, link_file},
     config::Config,
     encoding::{EncodedTable, TableEncoder},
     ids::IdMap,
@@ -201,10 +201,7 @@ pub struct Vocabulary {
 pub fn write_vocabulary(dir: &Path, dataset: &Dataset, with_users: bool) -> Result<()> {
     let writer = DirWriter::create(&dir.join(VOCABULARY_DIR), IfExists::Replace)?;
     for name in [Some(ITEMS_FILE), with_users.then_some(USERS_FILE)].into_iter().flatten() {
-        let (from, to) = (dataset.dir.join(name), writer.path(name));
-        if std::fs::hard_link(&from, &to).is_err() {
-            std::fs::copy(&from, &to).map_err(Error::io(&to))?;
-        }
+        link_file(&dataset.dir.join(name), &writer.path(name))?;
     }
     writer.publish(VOCABULARY_MAGIC, VERSION, &dataset.fingerprint)?;
     Ok(())

@@ -14,4 +14,4 @@ mod staged;
 
 pub use directory::{DirWriter, IfExists, remove, tidy};
 pub use manifest::{FileEntry, MANIFEST, Manifest, checksum, write_manifest};
-pub use staged::{StagedFile, write_file};
+pub use staged::{StagedFile, link_file, write_file};

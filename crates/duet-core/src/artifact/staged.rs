@@ -18,6 +18,18 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     file.commit()
 }
 
+/// Takes a file of another artifact over: files of artifacts never change, so both may share it; where the file system
+/// can't, it is copied.
+///
+/// # Errors
+/// [`Error::Io`] with the path.
+pub fn link_file(from: &Path, to: &Path) -> Result<()> {
+    if std::fs::hard_link(from, to).is_err() {
+        std::fs::copy(from, to).map_err(Error::io(from))?;
+    }
+    Ok(())
+}
+
 /// A file written in a stream: `.NAME.partial` until [`StagedFile::commit`], removed if dropped before.
 #[derive(Debug)]
 pub struct StagedFile {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use chrono::NaiveDate;
-use duet_core::{Error, Result, event::ItemKind};
+use duet_core::{Error, Result, artifact::link_file, event::ItemKind};
 use fs_err as fs;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -123,8 +123,8 @@ pub(super) fn files_of(dataset: &Path, name: &str) -> (PathBuf, PathBuf) {
 pub(super) fn link(from: &Path, to: &Path, name: &str) -> Result<()> {
     let ((events, quarantine), (new_events, new_quarantine)) = (files_of(from, name), files_of(to, name));
     for (old, new) in [(events, new_events), (quarantine, new_quarantine)] {
-        if old.exists() && std::fs::hard_link(&old, &new).is_err() {
-            fs::copy(&old, &new).map_err(Error::io(&old))?;
+        if old.exists() {
+            link_file(&old, &new)?;
         }
     }
     Ok(())

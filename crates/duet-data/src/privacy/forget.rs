@@ -24,7 +24,7 @@ use arrow::{
 };
 use duet_core::{
     Error, Result,
-    artifact::{DirWriter, IfExists, MANIFEST, Manifest},
+    artifact::{DirWriter, IfExists, MANIFEST, Manifest, link_file},
 };
 use fs_err as fs;
 
@@ -113,7 +113,7 @@ pub fn forget(options: &ForgetOptions<'_>) -> Result<Forgotten> {
         }
         let rows = match name.ends_with(".parquet") {
             true => user.remove_from(name, &from, &to)?,
-            false => link(&from, &to).map(|()| 0)?,
+            false => link_file(&from, &to).map(|()| 0)?,
         };
         if rows > 0 {
             removed.insert(name.clone(), rows);
@@ -136,14 +136,6 @@ pub fn forget(options: &ForgetOptions<'_>) -> Result<Forgotten> {
     let stale = find_stale(&options.runs, &dataset, &user)?;
     writer.publish(MAGIC, VERSION, &info)?;
     Ok(Forgotten { user: user.id, removed, info, stale })
-}
-
-/// Files of a dataset never change: the new one may share them. Where the file system can't, they are copied.
-fn link(from: &Path, to: &Path) -> Result<()> {
-    if fs::hard_link(from, to).is_err() {
-        fs::copy(from, to).map_err(Error::io(from))?;
-    }
-    Ok(())
 }
 
 /// What a column says about whose a row is.
@@ -176,7 +168,7 @@ impl User {
     /// Writes a file without the user's rows, and says how many there were.
     fn remove_from(&self, name: &str, from: &Path, to: &Path) -> Result<u64> {
         let reader = Reader::open(from)?;
-        let Some(owner) = owner(name, &reader.fields()) else { return link(from, to).map(|()| 0) };
+        let Some(owner) = owner(name, &reader.fields()) else { return link_file(from, to).map(|()| 0) };
         let unchanged = match owner {
             Owner::RowNumber | Owner::Index(_) => self.row.is_none(),
             // Most files of days hold nothing of the user and stay as they are.
@@ -190,7 +182,7 @@ impl User {
             }
         };
         if unchanged {
-            return link(from, to).map(|()| 0);
+            return link_file(from, to).map(|()| 0);
         }
         let schema = reader.schema();
         let mut writer =

@@ -32,19 +32,6 @@ pub(super) fn shorten(text: &str, characters: usize) -> String {
     }
 }
 
-/// `1234567` as `1,234,567`.
-pub(super) fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// A horizontal bar.
 pub(super) struct Bar {
     pub(super) label: String,
@@ -335,11 +322,6 @@ mod tests {
     #[test]
     fn long_labels_are_cut_at_characters() {
         assert_eq!((shorten("日本語", 3), shorten("日本語の", 3)), ("日本語".to_owned(), "日本…".to_owned()));
-    }
-
-    #[test]
-    fn numbers_are_grouped() {
-        assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
     }
 
     #[test]

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use chrono::NaiveDate;
+use duet_core::number::grouped;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    chart::grouped,
     drift::DriftLevel,
     report::{Report, Window},
     thresholds::Thresholds,

@@ -5,9 +5,11 @@
 
 use std::fmt::Write;
 
+use duet_core::number::grouped;
+
 use super::{
     books::{Books, DayBooks, Reasons},
-    chart::{Bar, Charts, Day, Series, escape, grouped, psi_bar, shorten},
+    chart::{Bar, Charts, Day, Series, escape, psi_bar, shorten},
     check::{Verdict, percent},
     drift::{CATEGORY_BINS, Drift, DriftLevel, LARGE_PSI, MISSING, MODERATE_PSI, OTHER},
     report::Report,
