@@ -11,5 +11,6 @@ mod interruption;
 mod path;
 mod personal;
 mod schedule;
+mod stream;
 mod tables;
 mod workshop;

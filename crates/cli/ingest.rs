@@ -17,6 +17,7 @@ use duet_data::{
 
 use crate::{
     Outcome, interrupt,
+    nats::NatsArgs,
     values::{self, grouped},
 };
 
@@ -40,28 +41,8 @@ pub(crate) struct IngestArgs {
     /// With --from files: a file of JSON lines, or a directory searched for *.jsonl, *.ndjson and *.json.
     #[arg(long, value_name = "PATH", required_if_eq("from", "files"))]
     files: Option<PathBuf>,
-    /// The server.
-    #[arg(
-        long,
-        env = "NATS_URL",
-        default_value = "nats://127.0.0.1:4222",
-        hide_env_values = true,
-        value_name = "URL",
-        help_heading = "NATS"
-    )]
-    nats: String,
-    /// A credentials file, as NATS's own tools use them.
-    #[arg(long, value_name = "FILE", help_heading = "NATS")]
-    credentials: Option<PathBuf>,
-    /// The stream.
-    #[arg(long, value_name = "STREAM", required_if_eq("from", "nats"), help_heading = "NATS")]
-    stream: Option<String>,
-    /// Only events of this subject of the stream.
-    #[arg(long, value_name = "SUBJECT", help_heading = "NATS")]
-    subject: Option<String>,
-    /// Name of the durable consumer; each zone needs one of its own.
-    #[arg(long, default_value = "duet-ingest", value_name = "NAME", help_heading = "NATS")]
-    consumer: String,
+    #[command(flatten)]
+    nats: NatsArgs,
     /// Make the stream, for --subject, if it is not there.
     #[arg(long, requires = "subject", help_heading = "NATS")]
     create_stream: bool,
@@ -80,9 +61,6 @@ pub(crate) struct IngestArgs {
     /// Commit a batch when its first event has waited so long.
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = values::duration, help_heading = "Batches")]
     batch_age: Duration,
-    /// How long a server or store that is gone is waited for.
-    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = values::duration, help_heading = "Batches")]
-    patience: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -109,17 +87,14 @@ fn at_least_two(text: &str) -> Result<usize, String> {
 
 impl IngestArgs {
     fn source(&self) -> Result<Origin> {
-        Ok(match (self.from, &self.files, &self.stream) {
+        Ok(match (self.from, &self.files, self.nats.options()) {
             (Source::Files, Some(path), _) => Origin::Files(path.clone()),
             (Source::Stdin, ..) => Origin::Stdin,
-            (Source::Nats, _, Some(stream)) => Origin::Nats(NatsOptions {
-                credentials: self.credentials.clone(),
-                subject: self.subject.clone(),
+            (Source::Nats, _, Some(options)) => Origin::Nats(NatsOptions {
                 create_stream: self.create_stream,
                 ack_wait: self.ack_wait,
                 max_unacknowledged: self.max_unacknowledged,
-                patience: self.patience,
-                ..NatsOptions::new(&self.nats, stream, &self.consumer)
+                ..options
             }),
             _ => return Err(Error::input("give --stream, or --from files with --files, or --from stdin").into()),
         })
@@ -133,7 +108,7 @@ pub(crate) fn run(args: &IngestArgs, out: &mut dyn Write) -> Result<Outcome> {
         Partition::Day => Granularity::Day,
     };
     let zone = ZoneOptions { granularity, ..ZoneOptions::default() };
-    let to = Location::parse_with(&args.to, &[], args.patience)?;
+    let to = Location::parse_with(&args.to, &[], args.nats.patience)?;
     let options = IngestOptions {
         batch_bytes: (args.batch_size as usize) << 20,
         batch_age: args.batch_age,

@@ -19,6 +19,7 @@ mod interrupt;
 mod lists;
 mod logging;
 mod man;
+mod nats;
 mod prepare;
 mod privacy;
 mod recommend;

@@ -12,7 +12,7 @@ use clap::{ArgGroup, Args};
 use duet_core::{Error, config::Config};
 use duet_data::{
     dataset::DatasetKind,
-    ingest::{IngestOptions, NatsOptions, Origin, run as ingest},
+    ingest::{IngestOptions, Origin, run as ingest},
     raw::ZoneOptions,
     store::Location,
 };
@@ -20,12 +20,13 @@ use duet_model::device::DeviceChoice;
 use duet_train::pipeline::{Figures, Flush, Gate, Outcome as Ended, Pipeline, PipelineOptions, Record};
 use serde_json::json;
 
-use crate::{Outcome, configuration, interrupt, prepare::SourceArgs, values};
+use crate::{Outcome, configuration, interrupt, nats::NatsArgs, prepare::SourceArgs, values};
 
 /// Keep a bundle up to date: ingest, prepare, train, evaluate, embed, gate, publish, again and again.
 ///
 /// WORK/current is a link to the newest bundle that passed the gate; whatever fails, it stays as it is and is served on.
-/// Each tick leaves a record, WORK/records/ID.json. A training begins with the parameters of the published one. Ctrl-C or
+/// With --stream, a tick first takes all that the stream has into the zone of --raw (`duet ingest` has more settings, and
+/// may run beside instead). Each tick leaves a record, WORK/records/ID.json. A training begins with the parameters of the published one. Ctrl-C or
 /// SIGTERM stops after the step under way, a training after its current batch; the next tick takes it up.
 #[derive(Debug, Clone, Args)]
 #[command(group = ArgGroup::new("when").required(true).args(["every", "once"]))]
@@ -42,7 +43,7 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     sources: SourceArgs,
     #[command(flatten)]
-    flush: FlushArgs,
+    nats: NatsArgs,
     /// Configuration of the training; without one, the shipped configs/events.toml. --set changes its keys too.
     #[arg(long, value_name = "FILE.toml")]
     train_config: Option<PathBuf>,
@@ -61,61 +62,25 @@ pub(crate) struct RunArgs {
     max_drop: f64,
 }
 
-/// What each tick takes in first. `duet ingest` has more settings, and may run beside instead.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Ingest")]
-struct FlushArgs {
-    /// A NATS JetStream stream: all it has goes into the zone of --raw before each prepare.
-    #[arg(long, value_name = "STREAM", requires = "raw")]
-    stream: Option<String>,
-    /// The server.
-    #[arg(
-        long,
-        env = "NATS_URL",
-        default_value = "nats://127.0.0.1:4222",
-        hide_env_values = true,
-        value_name = "URL",
-        requires = "stream"
-    )]
-    nats: String,
-    /// A credentials file, as NATS's own tools use them.
-    #[arg(long, value_name = "FILE", requires = "stream")]
-    credentials: Option<PathBuf>,
-    /// Only events of this subject of the stream.
-    #[arg(long, value_name = "SUBJECT", requires = "stream")]
-    subject: Option<String>,
-    /// Name of the durable consumer; each zone needs one of its own.
-    #[arg(long, default_value = "duet-ingest", value_name = "NAME", requires = "stream")]
-    consumer: String,
-    /// How long a server or store that is gone is waited for.
-    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = values::duration, requires = "stream")]
-    patience: Duration,
-}
-
-impl FlushArgs {
-    /// The ingest that comes before each `prepare`, where a stream is named.
-    fn step(&self, zone: Option<&str>, stop: Arc<AtomicBool>) -> Result<Option<Flush>> {
-        let (Some(stream), Some(zone)) = (&self.stream, zone) else { return Ok(None) };
-        let origin = Origin::Nats(NatsOptions {
-            credentials: self.credentials.clone(),
-            subject: self.subject.clone(),
-            patience: self.patience,
-            ..NatsOptions::new(&self.nats, stream, &self.consumer)
-        });
-        let to = Location::parse(zone)?.with_patience(self.patience);
-        let options = IngestOptions { until_empty: true, stop, ..IngestOptions::default() };
-        Ok(Some(Box::new(move || {
-            let summary = ingest(&origin, &to, ZoneOptions::default(), &options)?;
-            let figures = [
-                ("events", json!(summary.events)),
-                ("bytes", json!(summary.bytes)),
-                ("batches", json!(summary.batches)),
-                ("known", json!(summary.known)),
-                ("lag", json!(summary.lag)),
-            ];
-            Ok(figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Figures>())
-        })))
-    }
+/// The ingest that comes before each `prepare`, where a stream is named: all that it has goes into the zone.
+fn flush(nats: &NatsArgs, zone: Option<&str>, stop: Arc<AtomicBool>) -> Result<Option<Flush>> {
+    let Some(stream) = nats.options() else { return Ok(None) };
+    let Some(zone) = zone else {
+        return Err(Error::input("--stream needs --raw: the zone that the events go into and are prepared from").into());
+    };
+    let (origin, to) = (Origin::Nats(stream), Location::parse(zone)?.with_patience(nats.patience));
+    let options = IngestOptions { until_empty: true, stop, ..IngestOptions::default() };
+    Ok(Some(Box::new(move || {
+        let summary = ingest(&origin, &to, ZoneOptions::default(), &options)?;
+        let figures = [
+            ("events", json!(summary.events)),
+            ("bytes", json!(summary.bytes)),
+            ("batches", json!(summary.batches)),
+            ("known", json!(summary.known)),
+            ("lag", json!(summary.lag)),
+        ];
+        Ok(figures.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Figures>())
+    })))
 }
 
 /// Sections of a training's configuration; all other settings are those of `prepare`.
@@ -139,7 +104,7 @@ impl RunArgs {
         let stop = interrupt::stop_flag();
         Ok(PipelineOptions {
             work: self.work.clone(),
-            flush: self.flush.step(sources.raw.as_deref(), stop.clone())?,
+            flush: flush(&self.nats, sources.raw.as_deref(), stop.clone())?,
             config: match &self.train_config {
                 Some(file) => Config::load(file, &training)?,
                 None => Config::resolve(&[configuration::shipped(DatasetKind::Events)], &training)?,

@@ -15,25 +15,37 @@ use arrow::{
 use duet_core::{Error, Result};
 use parquet::{
     arrow::{
-        ArrowWriter, ProjectionMask,
+        ArrowSchemaConverter, ProjectionMask, add_encoded_arrow_schema_to_metadata,
         arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
+        arrow_writer::{
+            ArrowColumnChunk, ArrowColumnWriter, ArrowLeafColumn, ArrowRowGroupWriterFactory, compute_leaves,
+        },
     },
     basic::{Compression, ZstdLevel},
     errors::ParquetError,
-    file::properties::WriterProperties,
+    file::{properties::WriterProperties, writer::SerializedFileWriter},
     schema::types::ColumnPath,
 };
+use rayon::prelude::*;
 
 /// Rows handed over at once, both ways: 64 Ki rows of four columns are about 2 MB.
 pub(crate) const BATCH_ROWS: usize = 1 << 16;
 /// Rows of a row group: what the writer holds in memory before it reaches the disk.
 pub(crate) const GROUP_ROWS: usize = 1 << 20;
+/// Fewer rows are not worth the threads.
+const PARALLEL_ROWS: usize = 1 << 12;
 
-/// Writes one Parquet file batch by batch.
+/// Writes one Parquet file batch by batch, its columns at the same time.
 pub(crate) struct Writer {
     path: PathBuf,
     schema: SchemaRef,
-    writer: ArrowWriter<File>,
+    file: SerializedFileWriter<File>,
+    factory: ArrowRowGroupWriterFactory,
+    /// The row group under way, a writer a leaf column.
+    columns: Vec<ArrowColumnWriter>,
+    group_rows: usize,
+    rows: usize,
+    groups: usize,
 }
 
 impl Writer {
@@ -50,27 +62,72 @@ impl Writer {
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_max_row_group_row_count(Some(group_rows));
-        let properties = distinct
+        let mut properties = distinct
             .iter()
             .fold(properties, |properties, column| {
                 properties.set_column_dictionary_enabled(ColumnPath::from(*column), false)
             })
             .build();
-        let writer =
-            ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties)).map_err(|error| failed(&path, error))?;
-        Ok(Self { path, schema, writer })
+        // Arrow's own types, fixed-size lists among them, come back as they were.
+        add_encoded_arrow_schema_to_metadata(&schema, &mut properties);
+        let root =
+            ArrowSchemaConverter::new().convert(&schema).map_err(|error| failed(&path, error))?.root_schema_ptr();
+        let file = SerializedFileWriter::new(file, root, Arc::new(properties)).map_err(|error| failed(&path, error))?;
+        let factory = ArrowRowGroupWriterFactory::new(&file, Arc::clone(&schema));
+        Ok(Self { path, schema, file, factory, columns: Vec::new(), group_rows, rows: 0, groups: 0 })
     }
 
     /// Appends rows: one array per column, in the order of the fields.
     pub(crate) fn write(&mut self, columns: Vec<ArrayRef>) -> Result<()> {
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)
             .map_err(|error| Error::Internal(format!("{}: {error}", self.path.display())))?;
-        self.writer.write(&batch).map_err(|error| failed(&self.path, error))
+        let mut at = 0;
+        while at < batch.num_rows() {
+            let rows = (batch.num_rows() - at).min(self.group_rows - self.rows);
+            self.append(&batch.slice(at, rows)).map_err(|error| failed(&self.path, error))?;
+            at += rows;
+        }
+        Ok(())
+    }
+
+    /// Appends rows that fit into the row group.
+    fn append(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
+        if self.columns.is_empty() {
+            self.columns = self.factory.create_column_writers(self.groups)?;
+        }
+        let mut leaves = Vec::with_capacity(self.columns.len());
+        for (field, column) in self.schema.fields().iter().zip(batch.columns()) {
+            leaves.extend(compute_leaves(field, column)?);
+        }
+        let write = |(writer, leaf): (&mut ArrowColumnWriter, ArrowLeafColumn)| writer.write(&leaf);
+        if batch.num_rows() < PARALLEL_ROWS {
+            self.columns.iter_mut().zip(leaves).try_for_each(write)?;
+        } else {
+            self.columns.par_iter_mut().zip(leaves).try_for_each(write)?;
+        }
+        self.rows += batch.num_rows();
+        if self.rows == self.group_rows { self.close_group() } else { Ok(()) }
+    }
+
+    fn close_group(&mut self) -> Result<(), ParquetError> {
+        let columns = std::mem::take(&mut self.columns);
+        if self.rows == 0 {
+            return Ok(());
+        }
+        let chunks: Vec<ArrowColumnChunk> =
+            columns.into_par_iter().map(ArrowColumnWriter::close).collect::<Result<_, _>>()?;
+        let mut group = self.file.next_row_group()?;
+        for chunk in chunks {
+            chunk.append_to_row_group(&mut group)?;
+        }
+        group.close()?;
+        (self.rows, self.groups) = (0, self.groups + 1);
+        Ok(())
     }
 
     /// Writes the footer.
-    pub(crate) fn finish(self) -> Result<()> {
-        self.writer.close().map(drop).map_err(|error| failed(&self.path, error))
+    pub(crate) fn finish(mut self) -> Result<()> {
+        self.close_group().and_then(|()| self.file.close()).map(drop).map_err(|error| failed(&self.path, error))
     }
 }
 
@@ -133,7 +190,12 @@ impl Reader {
 
     /// The batches, holding only the columns at `indices` (in file order).
     pub(crate) fn batches(self, indices: Option<&[usize]>) -> Result<Batches> {
-        let mut builder = self.builder.with_batch_size(BATCH_ROWS);
+        self.batches_of(BATCH_ROWS, indices)
+    }
+
+    /// The same in batches of `rows`, for files of which many are read at a time.
+    pub(crate) fn batches_of(self, rows: usize, indices: Option<&[usize]>) -> Result<Batches> {
+        let mut builder = self.builder.with_batch_size(rows);
         if let Some(indices) = indices {
             let mask = ProjectionMask::roots(builder.parquet_schema(), indices.iter().copied());
             builder = builder.with_projection(mask);

@@ -21,33 +21,48 @@ const MAX_LINE_BYTES: usize = 16 << 20;
 
 /// Some whole lines of a file.
 #[derive(Debug)]
-pub(super) struct Block {
+pub(crate) struct Block {
+    /// Place of the file in [`Blocks::files`].
+    pub(crate) file: usize,
+    /// Where in the file it starts.
+    pub(crate) offset: u64,
     source: Arc<str>,
     identity: Arc<str>,
     /// Lines that the zone has already.
     committed: Arc<Ranges>,
     /// Number of the first line, from 1.
-    first_line: u64,
-    pub(super) bytes: Bytes,
+    pub(crate) first_line: u64,
+    pub(crate) bytes: Bytes,
+}
+
+/// The lines of `bytes`: where each starts and ends, without its line end (`\n` or `\r\n`), and where the next one starts.
+pub(crate) fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
+    let last = bytes.last().filter(|last| **last != b'\n').map(|_| bytes.len());
+    let mut start = 0;
+    memchr::memchr_iter(b'\n', bytes).map(|end| end + 1).chain(last).map(move |next| {
+        let line = &bytes[start..next];
+        let length = match line {
+            [.., b'\r', b'\n'] => line.len() - 2,
+            [.., b'\n'] => line.len() - 1,
+            _ => line.len(),
+        };
+        let at = (start, start + length, next);
+        start = next;
+        at
+    })
 }
 
 impl Block {
-    /// The lines as events, without their line ends (`\n` or `\r\n`); those that the zone has are left out and counted.
+    /// The lines as events; those that the zone has are left out and counted.
     pub(super) fn split(self) -> (Events, u64) {
-        let lines = memchr::memchr_iter(b'\n', &self.bytes).map(|end| end + 1);
-        let last = self.bytes.last().filter(|last| **last != b'\n').map(|_| self.bytes.len());
-        let (mut rows, mut start, mut sequence, mut known) = (Vec::new(), 0, self.first_line, 0);
-        rows.reserve(self.bytes.len() / 192);
-        for end in lines.chain(last) {
-            let line = &self.bytes[start..end];
-            let line = line.strip_suffix(b"\n").map_or(line, |line| line.strip_suffix(b"\r").unwrap_or(line));
+        let (mut rows, mut known) = (Vec::with_capacity(self.bytes.len() / 192), 0);
+        for ((start, end, _), sequence) in lines(&self.bytes).zip(self.first_line..) {
             if self.committed.is_empty() || !self.committed.contains(sequence) {
-                let (start, length) = (start as u32, line.len() as u32);
+                let (start, length) = (start as u32, (end - start) as u32);
                 rows.push(Row { sequence, received_ms: NOT_RECEIVED, start, length });
             } else {
                 known += 1;
             }
-            (start, sequence) = (end, sequence + 1);
         }
         let mut covered = Ranges::default();
         match (rows.first(), known) {
@@ -74,14 +89,14 @@ pub(super) fn find(path: &Path) -> Result<Vec<PathBuf>> {
 
 /// The files to read, in order, and how far the reading is.
 #[derive(Debug)]
-pub(super) struct Blocks {
+pub(crate) struct Blocks {
     /// Path and name as source, in the order of the names.
-    files: Vec<(PathBuf, Arc<str>)>,
+    pub(crate) files: Vec<(PathBuf, Arc<str>)>,
     /// The sources that the zone knows.
     known: BTreeMap<Arc<str>, Known>,
     at: usize,
     open: Option<Open>,
-    pub(super) total_bytes: u64,
+    pub(crate) total_bytes: u64,
 }
 
 /// A source that the zone knows: what it must still be, and its lines.
@@ -94,6 +109,8 @@ struct Known {
 #[derive(Debug)]
 struct Open {
     file: File,
+    /// Where `rest` starts in the file.
+    offset: u64,
     rest: Vec<u8>,
     line: u64,
     identity: Arc<str>,
@@ -102,7 +119,7 @@ struct Open {
 
 impl Blocks {
     /// A file, or every `*.jsonl`, `*.ndjson` and `*.json` below a directory in the order of their names.
-    pub(super) fn new(path: &Path, zone: &RawZone) -> Result<Self> {
+    pub(crate) fn of_files(path: &Path) -> Result<Self> {
         let paths = find(path)?;
         let root = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
         let name = |path: &Path| -> Arc<str> {
@@ -112,26 +129,33 @@ impl Blocks {
         let mut files: Vec<(PathBuf, Arc<str>)> = paths.into_iter().map(|path| (path.clone(), name(&path))).collect();
         files.sort_by(|a, b| a.1.cmp(&b.1));
         let mut total_bytes = 0;
-        let mut known = BTreeMap::new();
-        for (file, source) in &files {
+        for (file, _) in &files {
             total_bytes += fs::metadata(file).map_err(Error::io(file))?.len();
+        }
+        Ok(Self { files, known: BTreeMap::new(), at: 0, open: None, total_bytes })
+    }
+
+    /// The same, less the lines that the zone has.
+    pub(super) fn new_to(zone: &RawZone, path: &Path) -> Result<Self> {
+        let mut blocks = Self::of_files(path)?;
+        for (_, source) in &blocks.files {
             if let Some(state) = zone.source(source) {
                 let (identity, committed) = (state.identity.clone(), Arc::new(state.ranges.clone()));
-                known.insert(Arc::clone(source), Known { identity, committed });
+                blocks.known.insert(Arc::clone(source), Known { identity, committed });
             }
         }
-        Ok(Self { files, known, at: 0, open: None, total_bytes })
+        Ok(blocks)
     }
 
     /// The next block, or nothing at the end of the last file.
-    pub(super) fn next(&mut self) -> Result<Option<Block>> {
+    fn next(&mut self) -> Result<Option<Block>> {
         while let Some((path, source)) = self.files.get(self.at) {
             let open = match &mut self.open {
                 Some(open) => open,
                 none => {
                     let file = File::open(path).map_err(Error::io(path))?;
                     let (identity, committed) = (Arc::from(""), Arc::default());
-                    none.insert(Open { file, rest: Vec::new(), line: 1, identity, committed })
+                    none.insert(Open { file, offset: 0, rest: Vec::new(), line: 1, identity, committed })
                 }
             };
             let mut bytes = Vec::with_capacity(open.rest.len() + BLOCK_BYTES + 1);
@@ -165,12 +189,15 @@ impl Blocks {
             }
             let ended = !bytes.ends_with(b"\n");
             let block = Block {
+                file: self.at,
+                offset: open.offset,
                 source: Arc::clone(source),
                 identity: Arc::clone(&open.identity),
                 committed: Arc::clone(&open.committed),
                 first_line: open.line,
                 bytes: bytes.into(),
             };
+            open.offset += block.bytes.len() as u64;
             open.line += memchr::memchr_iter(b'\n', &block.bytes).count() as u64;
             if ended {
                 // The end of the file; a last line may lack its line end.
@@ -185,7 +212,7 @@ impl Blocks {
     }
 
     /// Blocks of about so many bytes together; none at the end.
-    pub(super) fn next_batch(&mut self, bytes: usize) -> Result<Vec<Block>> {
+    pub(crate) fn next_batch(&mut self, bytes: usize) -> Result<Vec<Block>> {
         let (mut blocks, mut size) = (Vec::new(), 0);
         while size < bytes {
             let Some(block) = self.next()? else { break };

@@ -39,14 +39,6 @@ struct Encoded {
     read: u64,
 }
 
-/// Bytes of the event files that [`ingest_files`] would read.
-///
-/// # Errors
-/// [`Error::Io`] with the path; [`Error::Data`] for a directory without such files.
-pub fn event_bytes(path: &Path) -> Result<u64> {
-    super::blocks::find(path)?.iter().map(|file| Ok(fs_err::metadata(file).map_err(Error::io(file))?.len())).sum()
-}
-
 /// Copies event files into a zone: a file of JSON lines, or every `*.jsonl`, `*.ndjson` and `*.json` below a directory.
 ///
 /// A line is an event: its bytes without the line end, whatever they are; an empty line is an event of no bytes. Its
@@ -61,7 +53,7 @@ pub fn event_bytes(path: &Path) -> Result<u64> {
 pub async fn ingest_files(path: &Path, zone: &mut RawZone, options: &FilesOptions) -> Result<IngestSummary> {
     let orphans = zone.remove_orphans().await? as u64;
     let mut summary = IngestSummary { orphans, ..IngestSummary::default() };
-    let mut blocks = Some(Blocks::new(path, zone)?);
+    let mut blocks = Some(Blocks::new_to(zone, path)?);
     let bar = progress::bar("ingest", "bytes", blocks.as_ref().map_or(0, |blocks| blocks.total_bytes));
     let zone_options = zone.options();
     let (mut read, mut encoded) = (Vec::new(), None::<Encoded>);

@@ -15,8 +15,9 @@ mod run;
 mod source;
 mod summary;
 
+pub(crate) use blocks::{Block, Blocks, lines as line_ranges};
 pub use command::{Origin, run};
-pub use files::{FilesOptions, event_bytes, ingest_files};
+pub use files::{FilesOptions, ingest_files};
 pub use lines::LineSource;
 pub use nats::{NatsOptions, NatsSource};
 pub use run::{IngestOptions, ingest};

@@ -128,17 +128,25 @@ impl<const N: usize> Running<N> {
     /// Sums of a row as of `day`.
     fn as_of(&self, row: u32, day: i32) -> [u64; N] {
         let range = self.offsets[row as usize]..self.offsets[row as usize + 1];
-        match self.days[range.clone()].partition_point(|other| *other <= day) {
-            0 => [0; N],
-            entries => self.sums[range.start + entries - 1],
-        }
+        let days = &self.days[range.clone()];
+        let Some(since_first) = days.first().and_then(|first| usize::try_from(day - first).ok()) else { return [0; N] };
+        // Every day is there once at most, so no more than these can count; of a row without gaps all of them do.
+        let most = days.len().min(since_first + 1);
+        let entries = match days[most - 1] <= day {
+            true => most,
+            false => days[..most].partition_point(|other| *other <= day),
+        };
+        self.sums[range.start + entries - 1]
     }
 
-    /// Sums of a row over the `days` days up to and including `day`.
-    fn last_days(&self, row: u32, day: i32, days: i32) -> [u64; N] {
-        let (mut sums, before) = (self.as_of(row, day), self.as_of(row, day - days));
-        sums.iter_mut().zip(before).for_each(|(sum, before)| *sum -= before);
-        sums
+    /// Sums of a row over the 7 and over the 28 days up to and including `day`.
+    fn week_and_month(&self, row: u32, day: i32) -> [[u64; N]; 2] {
+        let all = self.as_of(row, day);
+        [7, 28].map(|days| {
+            let (mut sums, before) = (all, self.as_of(row, day - days));
+            sums.iter_mut().zip(before).for_each(|(sum, before)| *sum -= before);
+            sums
+        })
     }
 
     fn days_of(&self, row: u32) -> &[i32] {
@@ -236,7 +244,7 @@ impl AsOf {
                     .into_iter()
                     .flatten()
                     .filter(|artist| joins[**artist as usize] <= day)
-                    .map(|artist| as_of.trend(*artist, day))
+                    .map(|artist| Self::trend(as_of.artist_plays.week_and_month(*artist, day)))
                     .collect();
                 trends.sort_by(|a, b| b.total_cmp(a));
                 trends
@@ -256,15 +264,14 @@ impl AsOf {
         })
     }
 
-    fn trend(&self, artist: u32, day: i32) -> f64 {
-        let [week] = self.artist_plays.last_days(artist, day, 7);
-        let [month] = self.artist_plays.last_days(artist, day, 28);
+    fn trend([[week], [month]]: [[u64; 1]; 2]) -> f64 {
         (week as f64 + TREND_PRIOR) / (month as f64 / 4.0 + TREND_PRIOR)
     }
 
     /// An artist's figures as of `day`. **Trend**: (plays in 7 days + 10) / (plays in 28 days / 4 + 10).
     pub(super) fn artist(&self, artist: u32, day: i32) -> ArtistFigures {
-        let trend = self.trend(artist, day);
+        let plays = self.artist_plays.week_and_month(artist, day);
+        let trend = Self::trend(plays);
         let trends = usize::try_from(day - self.first_day).ok().and_then(|at| self.trends.get(at));
         let (active, faster) =
             trends.map_or((0, 0), |trends| (trends.len(), trends.partition_point(|other| *other > trend)));
@@ -274,24 +281,26 @@ impl AsOf {
         let followers = &self.followers[artist as usize];
         let known = followers.partition_point(|(other, _)| *other <= day);
         ArtistFigures {
-            plays_7d: self.artist_plays.last_days(artist, day, 7)[0] as f64,
-            plays_28d: self.artist_plays.last_days(artist, day, 28)[0] as f64,
+            plays_7d: plays[0][0] as f64,
+            plays_28d: plays[1][0] as f64,
             trending_rank: 1.0 + (faster + idle_faster) as f64,
             followers: if known == 0 { f64::NAN } else { followers[known - 1].1 },
         }
     }
 
-    /// A song's figures as of `day`. **Mean listen**: (sum of ratios + 20 m) / (plays + 20), with m the mean of all songs.
-    pub(super) fn song(&self, song: u32, day: i32) -> SongFigures {
+    /// A song's mean listen ratio as of `day`: (sum of ratios + 20 m) / (plays + 20), with m the mean of all songs.
+    pub(super) fn mean_listen(&self, song: u32, day: i32) -> f64 {
         let [plays, ratios, _] = self.song_plays.as_of(song, day);
         let [all_plays, all_ratios, _] = self.all_songs.as_of(0, day);
         let overall =
             if all_plays == 0 { LISTEN_RATIO_START } else { all_ratios as f64 / RATIO_UNIT / all_plays as f64 };
-        SongFigures {
-            plays_7d: self.song_plays.last_days(song, day, 7)[2] as f64,
-            plays_28d: self.song_plays.last_days(song, day, 28)[2] as f64,
-            mean_listen: (ratios as f64 / RATIO_UNIT + LISTEN_PRIOR * overall) / (plays as f64 + LISTEN_PRIOR),
-        }
+        (ratios as f64 / RATIO_UNIT + LISTEN_PRIOR * overall) / (plays as f64 + LISTEN_PRIOR)
+    }
+
+    /// A song's figures as of `day`.
+    pub(super) fn song(&self, song: u32, day: i32) -> SongFigures {
+        let [week, month] = self.song_plays.week_and_month(song, day);
+        SongFigures { plays_7d: week[2] as f64, plays_28d: month[2] as f64, mean_listen: self.mean_listen(song, day) }
     }
 
     /// Clicks per 100 impressions of a user with these counts as of `day`: their own, with [`RATE_PRIOR`] impressions at

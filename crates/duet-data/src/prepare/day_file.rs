@@ -3,10 +3,17 @@
 //! A day file depends on the raw lines of its day and on the user key alone: not on accounts, not on the catalogue, not
 //! on the order in which the lines arrived. So a day is read again only when its raw parts changed.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use arrow::{
-    array::{Array, FixedSizeBinaryArray, Int64Array, RecordBatch, StringArray, UInt8Array, UInt32Array, UInt64Array},
+    array::{
+        Array, ArrayBuilder, ArrayRef, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Int64Array, Int64Builder,
+        RecordBatch, StringArray, StringBuilder, UInt8Array, UInt8Builder, UInt32Array, UInt32Builder, UInt64Array,
+        UInt64Builder,
+    },
     datatypes::{DataType, Field},
 };
 use duet_core::{
@@ -14,12 +21,16 @@ use duet_core::{
     event::{EventType, ItemKind},
 };
 
+use super::event_row::EventRow;
 use crate::dataset::parquet_file::{Batches, Reader, Writer, optional, required};
 
 /// The folder of the day files inside a dataset.
 pub const DAYS_DIR: &str = "days";
 /// Rows of a row group: many day files are read at a time.
 const GROUP_ROWS: usize = 1 << 16;
+
+/// Rows that a cursor holds: there are as many cursors as days.
+const CURSOR_ROWS: usize = 1 << 13;
 
 /// Columns of a day file.
 pub(super) fn fields() -> Vec<Field> {
@@ -41,14 +52,75 @@ pub(super) fn create(path: PathBuf) -> Result<Writer> {
     Writer::create_with(path, fields(), GROUP_ROWS, &["user", "ts_ms", "event", "request", "ms_played"])
 }
 
-/// An event as the features need it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// Rows of a day file on their way into it.
+pub(super) struct DayColumns {
+    user: FixedSizeBinaryBuilder,
+    ts_ms: Int64Builder,
+    event: FixedSizeBinaryBuilder,
+    event_type: UInt8Builder,
+    item_kind: UInt8Builder,
+    item: StringBuilder,
+    position: UInt32Builder,
+    request: UInt64Builder,
+    ms_played: UInt64Builder,
+}
+
+impl Default for DayColumns {
+    fn default() -> Self {
+        Self {
+            user: FixedSizeBinaryBuilder::new(16),
+            ts_ms: Int64Builder::new(),
+            event: FixedSizeBinaryBuilder::new(16),
+            event_type: UInt8Builder::new(),
+            item_kind: UInt8Builder::new(),
+            item: StringBuilder::new(),
+            position: UInt32Builder::new(),
+            request: UInt64Builder::new(),
+            ms_played: UInt64Builder::new(),
+        }
+    }
+}
+
+impl DayColumns {
+    pub(super) fn push(&mut self, row: &EventRow<'_>) -> Result<()> {
+        let wrong = |error| Error::Internal(format!("16 bytes: {error}"));
+        self.user.append_value(row.user).map_err(wrong)?;
+        self.ts_ms.append_value(row.ts_ms);
+        self.event.append_value(row.event).map_err(wrong)?;
+        self.event_type.append_value(row.event_type);
+        self.item_kind.append_value(row.item_kind);
+        self.item.append_value(row.item);
+        self.position.append_option(row.position);
+        self.request.append_option(row.request);
+        self.ms_played.append_option(row.ms_played);
+        Ok(())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.user.len()
+    }
+
+    /// One array a column, in the order of [`fields`]; nothing is left.
+    pub(super) fn finish(&mut self) -> Vec<ArrayRef> {
+        vec![
+            Arc::new(self.user.finish()),
+            Arc::new(self.ts_ms.finish()),
+            Arc::new(self.event.finish()),
+            Arc::new(self.event_type.finish()),
+            Arc::new(self.item_kind.finish()),
+            Arc::new(self.item.finish()),
+            Arc::new(self.position.finish()),
+            Arc::new(self.request.finish()),
+            Arc::new(self.ms_played.finish()),
+        ]
+    }
+}
+
+/// An event as the features need it; whose it is, and its place among events of the same time, is told by where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DayEvent {
-    /// Pseudonym.
-    pub(super) user: [u8; 16],
     /// Milliseconds since 1970-01-01 UTC.
     pub(super) ts_ms: i64,
-    pub(super) event: [u8; 16],
     pub(super) event_type: EventType,
     pub(super) item_kind: ItemKind,
     /// Row of the catalogue's artists or songs; nothing for an unknown id.
@@ -67,6 +139,25 @@ impl DayEvent {
     }
 }
 
+/// Events of a range of users, in order.
+#[derive(Debug, Default)]
+pub(super) struct UserEvents {
+    pub(super) events: Vec<DayEvent>,
+    /// Each user (a pseudonym, ascending) with the end of their events.
+    pub(super) users: Vec<([u8; 16], usize)>,
+}
+
+impl UserEvents {
+    /// Each user's events.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8; 16], &[DayEvent])> {
+        let starts = std::iter::once(0).chain(self.users.iter().map(|(_, end)| *end));
+        self.users.iter().zip(starts).map(|((user, end), start)| (user, &self.events[start..*end]))
+    }
+}
+
+/// The columns a walk reads: all but `event`, whose order the rows have.
+const WALKED: [usize; 8] = [0, 1, 3, 4, 5, 6, 7, 8];
+
 /// Reads one day file from front to back, a range of users at a time.
 pub(super) struct Cursor {
     path: PathBuf,
@@ -81,8 +172,8 @@ impl Cursor {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let reader = Reader::open(path)?;
         reader.expect(&fields())?;
-        let rows = reader.rows();
-        Ok(Self { path: path.to_path_buf(), rows, batches: reader.batches(None)?, batch: None, at: 0, first_row: 1 })
+        let (rows, batches) = (reader.rows(), reader.batches_of(CURSOR_ROWS, Some(&WALKED))?);
+        Ok(Self { path: path.to_path_buf(), rows, batches, batch: None, at: 0, first_row: 1 })
     }
 
     /// Rows of the whole file.
@@ -96,7 +187,7 @@ impl Cursor {
         &mut self,
         limit: Option<&[u8; 16]>,
         row_of: impl Fn(ItemKind, &str) -> Option<u32>,
-        out: &mut Vec<DayEvent>,
+        out: &mut UserEvents,
     ) -> Result<()> {
         loop {
             if self.batch.as_ref().is_none_or(|batch| self.at >= batch.num_rows()) {
@@ -110,38 +201,30 @@ impl Cursor {
             let Some(batch) = &self.batch else { return Ok(()) };
             let (path, first) = (&self.path, self.first_row);
             let users = required::<FixedSizeBinaryArray>(path, batch, 0, first)?;
-            let end = match limit {
-                None => batch.num_rows(),
-                Some(limit) => {
-                    let mut end = self.at;
-                    while end < batch.num_rows() && users.value(end) < limit.as_slice() {
-                        end += 1;
-                    }
-                    end
-                }
-            };
             let times = required::<Int64Array>(path, batch, 1, first)?;
-            let events = required::<FixedSizeBinaryArray>(path, batch, 2, first)?;
-            let types = required::<UInt8Array>(path, batch, 3, first)?;
-            let kinds = required::<UInt8Array>(path, batch, 4, first)?;
-            let items = required::<StringArray>(path, batch, 5, first)?;
-            let positions = optional::<UInt32Array>(path, batch, 6)?;
-            let requests = optional::<UInt64Array>(path, batch, 7)?;
-            let played = optional::<UInt64Array>(path, batch, 8)?;
-            for row in self.at..end {
+            let types = required::<UInt8Array>(path, batch, 2, first)?;
+            let kinds = required::<UInt8Array>(path, batch, 3, first)?;
+            let items = required::<StringArray>(path, batch, 4, first)?;
+            let positions = optional::<UInt32Array>(path, batch, 5)?;
+            let requests = optional::<UInt64Array>(path, batch, 6)?;
+            let played = optional::<UInt64Array>(path, batch, 7)?;
+            for row in self.at..batch.num_rows() {
                 let bad = |what: &str, code: u8| {
                     Error::data_row(path, first + row as u64, format!("unknown {what} code {code}"))
                 };
+                let user = bytes(users.value(row));
+                if limit.is_some_and(|limit| user >= *limit) {
+                    self.at = row;
+                    return Ok(());
+                }
                 let (event_type, kind) = (types.value(row), kinds.value(row));
                 let item_kind = match kind {
                     0 => ItemKind::Artist,
                     1 => ItemKind::Song,
                     _ => return Err(bad("item_kind", kind)),
                 };
-                out.push(DayEvent {
-                    user: bytes(users.value(row)),
+                out.events.push(DayEvent {
                     ts_ms: times.value(row),
-                    event: bytes(events.value(row)),
                     event_type: *EventType::ALL.get(event_type as usize).ok_or_else(|| bad("type", event_type))?,
                     item_kind,
                     item: row_of(item_kind, items.value(row)),
@@ -149,12 +232,16 @@ impl Cursor {
                     request: requests.is_valid(row).then(|| requests.value(row)),
                     ms_played: played.is_valid(row).then(|| played.value(row)),
                 });
+                let end = out.events.len();
+                match out.users.last_mut() {
+                    Some((last, last_end)) if *last == user => *last_end = end,
+                    Some((last, _)) if *last > user => {
+                        return Err(Error::data_row(path, first + row as u64, "the users are not in order"));
+                    }
+                    _ => out.users.push((user, end)),
+                }
             }
-            let rows = batch.num_rows();
-            self.at = end;
-            if end < rows {
-                return Ok(());
-            }
+            self.at = batch.num_rows();
         }
     }
 }

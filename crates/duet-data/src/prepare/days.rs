@@ -13,20 +13,18 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::day_file::{Cursor, DAYS_DIR, DayEvent};
+use super::day_file::{Cursor, DAYS_DIR, DayEvent, UserEvents};
 use crate::{accounts::UserKey, dataset::hex, quality::Books, raw::Part};
 
 /// The folder of the lines put aside, inside the dataset: file, line, reason, field; never their content.
 pub const QUARANTINE_DIR: &str = "quarantine";
 const INDEX_FILE: &str = "index.json";
 /// Changes whenever the same raw lines would give other day files.
-const RULES_VERSION: u32 = 1;
-/// So many events are kept in memory from one walk to the next (200 MB).
+const RULES_VERSION: u32 = 2;
+/// So many events are kept in memory from one walk to the next (120 MB).
 const KEPT_EVENTS: u64 = 2 << 20;
 /// Of more events, so many are in memory at a time, with the rows that come of them.
-const RANGE_EVENTS: u64 = 1 << 19;
-/// Stands for the raw parts of a day that was read from files, which have no names that stay.
-pub(super) const FROM_FILES: &str = "files";
+const RANGE_EVENTS: u64 = 1 << 18;
 /// The name of "day" for lines whose time can't be read.
 const UNKNOWN_DAY: &str = "unknown";
 
@@ -107,7 +105,7 @@ impl DayIndex {
 }
 
 /// Says whether a day's raw parts are the same as before.
-pub(super) fn hash_of(parts: &[&Part]) -> String {
+pub(super) fn hash_of(parts: &[Part]) -> String {
     let mut names: Vec<String> =
         parts.iter().map(|part| format!("{} {} {} {}\n", part.path, part.rows, part.bytes, part.crc32)).collect();
     names.sort_unstable();
@@ -136,20 +134,21 @@ pub(super) struct Days<'a, F> {
     pub(super) index: &'a DayIndex,
     row_of: F,
     /// All events, where they are few enough to be kept from one walk to the next.
-    kept: Option<Vec<DayEvent>>,
+    kept: Vec<UserEvents>,
 }
 
 impl<'a, F: Fn(ItemKind, &str) -> Option<u32> + Sync> Days<'a, F> {
     /// `row_of` finds the catalogue's row of an id.
     pub(super) fn new(dataset: &'a Path, index: &'a DayIndex, row_of: F) -> Self {
-        Self { dataset, index, row_of, kept: None }
+        Self { dataset, index, row_of, kept: Vec::new() }
     }
 
     /// Calls `each` with the events of all days, a range of users at a time, sorted by user, time and event; every user's
-    /// events are in one call. Each file is read once; memory does not grow with their number of events.
-    pub(super) fn by_users(&mut self, mut each: impl FnMut(&[DayEvent]) -> Result<()>) -> Result<()> {
-        if let Some(events) = &self.kept {
-            return each(events);
+    /// events are in one call. Each file is read once, and the next range while `each` is at work; memory does not grow
+    /// with their number of events.
+    pub(super) fn by_users(&mut self, mut each: impl FnMut(&UserEvents) -> Result<()> + Send) -> Result<()> {
+        if !self.kept.is_empty() {
+            return self.kept.iter().try_for_each(each);
         }
         let mut cursors: Vec<Cursor> = self
             .index
@@ -158,34 +157,61 @@ impl<'a, F: Fn(ItemKind, &str) -> Option<u32> + Sync> Days<'a, F> {
             .filter(|(_, state)| state.books.kept > 0)
             .map(|(name, _)| Cursor::open(&files_of(self.dataset, name).0))
             .collect::<Result<_>>()?;
-        let ranges = match self.index.events() {
-            few if few <= KEPT_EVENTS => 1,
-            many => many.div_ceil(RANGE_EVENTS),
-        };
-        for range in 1..=ranges {
-            let limit = (range < ranges).then(|| (u128::MAX / u128::from(ranges) * u128::from(range)).to_be_bytes());
-            let by_day: Vec<Vec<DayEvent>> = cursors
-                .par_iter_mut()
-                .map(|cursor| {
-                    let mut events = Vec::with_capacity(cursor.rows() / ranges as usize);
-                    cursor.take_below(limit.as_ref(), &self.row_of, &mut events).map(|()| events)
-                })
-                .collect::<Result<_>>()?;
-            let mut events = by_day.concat();
-            drop(by_day);
-            // Days are sorted already, which a stable sort makes use of.
-            events.par_sort();
-            each(&events)?;
-            if ranges == 1 {
-                self.kept = Some(events);
-                return Ok(());
+        let events = self.index.events();
+        let ranges = events.div_ceil(RANGE_EVENTS).max(1);
+        let limit =
+            |range: u64| (range < ranges).then(|| (u128::MAX / u128::from(ranges) * u128::from(range)).to_be_bytes());
+        let mut ready = self.take(&mut cursors, limit(1).as_ref(), ranges)?;
+        for range in 2..=ranges + 1 {
+            let (done, next) = rayon::join(
+                || each(&ready),
+                || {
+                    if range <= ranges {
+                        self.take(&mut cursors, limit(range).as_ref(), ranges)
+                    } else {
+                        Ok(UserEvents::default())
+                    }
+                },
+            );
+            done?;
+            let done = std::mem::replace(&mut ready, next?);
+            if events <= KEPT_EVENTS {
+                self.kept.push(done);
             }
         }
         Ok(())
     }
+
+    /// The events of users below `limit` that no cursor has handed out yet.
+    fn take(&self, cursors: &mut [Cursor], limit: Option<&[u8; 16]>, ranges: u64) -> Result<UserEvents> {
+        let days: Vec<UserEvents> = cursors
+            .par_iter_mut()
+            .map(|cursor| {
+                let events = Vec::with_capacity(cursor.rows() / ranges as usize);
+                let mut day = UserEvents { events, users: Vec::new() };
+                cursor.take_below(limit, &self.row_of, &mut day).map(|()| day)
+            })
+            .collect::<Result<_>>()?;
+        Ok(merge(&days))
+    }
 }
 
-/// The events of each user of a sorted slice.
-pub(super) fn users(events: &[DayEvent]) -> Vec<&[DayEvent]> {
-    events.chunk_by(|a, b| a.user == b.user).collect()
+/// The events of several days, given in order, by user.
+fn merge(days: &[UserEvents]) -> UserEvents {
+    let users = days.iter().map(|day| day.users.len()).sum();
+    let mut parts: Vec<([u8; 16], &[DayEvent])> = Vec::with_capacity(users);
+    days.iter().for_each(|day| parts.extend(day.iter().map(|(user, events)| (*user, events))));
+    // Days come one after the other and each is in order: a stable sort by user alone keeps them so.
+    parts.sort_by_key(|(user, _)| *user);
+    let mut merged = UserEvents::default();
+    merged.events.reserve_exact(days.iter().map(|day| day.events.len()).sum());
+    for (user, events) in parts {
+        merged.events.extend_from_slice(events);
+        let end = merged.events.len();
+        match merged.users.last_mut() {
+            Some((last, last_end)) if *last == user => *last_end = end,
+            _ => merged.users.push((user, end)),
+        }
+    }
+    merged
 }

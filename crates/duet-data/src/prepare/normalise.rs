@@ -1,8 +1,8 @@
-//! The raw parts of one day to its day file: a DataFusion plan that parses and sorts, and a stream behind it that drops
+//! The raw lines of one day to its day file: a DataFusion plan that parses and sorts, and a stream behind it that drops
 //! duplicates, puts bad lines aside and keeps the books.
 //!
-//! The plan is `scan -> parse_event -> sort by (user, ts_ms, event, all the rest)`; it sorts beyond its memory on disk.
-//! Because the whole content is the sort key, copies of an event stand side by side, and which of two *different* lines
+//! The plan is `scan -> parse_event -> sort`; it sorts beyond its memory on disk. [`super::event_row`] is what it carries:
+//! because an event's whole content is the sort key, copies of it stand side by side, and which of two *different* lines
 //! with one id stays (the earliest, then the smallest) does not depend on the order of arrival. A copy in the file of
 //! another day would have another time: by its own account it is another event.
 
@@ -17,28 +17,33 @@ use std::{
 use arrow::{
     array::{Array, AsArray, BooleanArray, FixedSizeBinaryArray, RecordBatch},
     compute::filter_record_batch,
-    datatypes::{DataType, Field, Int64Type, Schema, UInt8Type, UInt64Type},
 };
 use datafusion::{
     execution::{memory_pool::FairSpillPool, runtime_env::RuntimeEnvBuilder},
-    prelude::{ParquetReadOptions, SessionConfig, SessionContext, col},
+    prelude::{DataFrame, SessionConfig, SessionContext, col},
 };
 use duet_core::{Error, Result, event::EventType};
 use futures::StreamExt;
 
 use super::{
-    day_file::{self, bytes},
+    day_file::{self, DayColumns, bytes},
+    event_row::{AsideRow, Row},
     parse_event,
+    raw_lines::RawLines,
 };
 use crate::{
     accounts::UserKey,
     dataset::parquet_file::{Reader, Writer, required},
     quality::Books,
-    raw::{Part, RawZone},
 };
 
 /// Rows handed from operator to operator.
 const BATCH_ROWS: usize = 8_192;
+/// Rows written at once to a day file.
+const WRITTEN_ROWS: usize = 1 << 14;
+/// Days that take less of the memory for sorting than one part in so many are sorted as a whole, not merged from sorted
+/// batches.
+const WHOLE_SORT_SHARE: usize = 4;
 
 /// Where a day's outputs go.
 pub(super) struct DayPaths {
@@ -46,9 +51,9 @@ pub(super) struct DayPaths {
     pub(super) quarantine: PathBuf,
 }
 
-/// The engine for the days of a zone: `partitions` cores and `memory_bytes` for sorting, spill files below `temporary`.
+/// The engine for the days of `lines`: `partitions` cores and `memory_bytes` for sorting, spill files below `temporary`.
 pub(super) fn session(
-    zone: &RawZone,
+    lines: &RawLines,
     partitions: usize,
     memory_bytes: usize,
     temporary: &Path,
@@ -61,77 +66,53 @@ pub(super) fn session(
     let config = SessionConfig::new()
         .with_target_partitions(partitions)
         .with_batch_size(BATCH_ROWS)
-        .with_collect_statistics(false)
-        .set_bool("datafusion.execution.parquet.schema_force_view_types", false);
+        .with_sort_in_place_threshold_bytes(memory_bytes / WHOLE_SORT_SHARE)
+        .with_collect_statistics(false);
     let context = SessionContext::new_with_config_rt(config, runtime);
-    let location = zone.location();
-    context.register_object_store(&location.url, Arc::clone(&location.store));
+    lines.register(&context);
     Ok(context)
 }
 
-/// Normalises the parts of `day` (`None`: those whose time can't be read, all of which end in quarantine).
+/// The plan of a day: its lines, parsed and sorted.
+pub(super) fn plan(lines: DataFrame, user_key: &UserKey, day: Option<i32>) -> datafusion::common::Result<DataFrame> {
+    let arguments = ["source", "sequence", "received_ms", "payload"].map(col).to_vec();
+    let parsed = lines.select(vec![parse_event::parse_event(user_key, day).call(arguments).alias("row")])?;
+    parsed.sort(vec![col("row").sort(true, true)])
+}
+
+/// Normalises the lines of `day` (`None`: those whose time can't be read, all of which end in quarantine).
 ///
 /// # Errors
-/// [`Error::Data`] naming the zone if a part can't be read; [`Error::Io`].
+/// [`Error::Data`] naming where the lines come from if they can't be read; [`Error::Io`].
 pub(super) async fn normalise(
     context: &SessionContext,
-    zone: &RawZone,
+    lines: &RawLines,
     day: Option<i32>,
-    parts: &[&Part],
     user_key: &UserKey,
     paths: &DayPaths,
 ) -> Result<Books> {
-    let failed = |error: datafusion::error::DataFusionError| engine_error(zone, error);
-    let urls: Vec<String> = parts.iter().map(|part| zone.location().url_of(&part.path).to_string()).collect();
-    let raw_schema = Schema::new(vec![
-        Field::new("source", DataType::Utf8, false),
-        Field::new("sequence", DataType::UInt64, false),
-        Field::new("received_ms", DataType::Int64, true),
-        Field::new("payload", DataType::Binary, false),
-    ]);
-    let options = ParquetReadOptions { schema: Some(&raw_schema), ..ParquetReadOptions::default() };
-    let parse = parse_event::parse_event(user_key, day);
-    let arguments = ["source", "sequence", "received_ms", "payload"].map(col).to_vec();
-    // Rejected lines first (no user), by file and line.
-    let order =
-        ["user", "ts_ms", "event", "type", "item_kind", "item", "position", "request", "ms_played", "file", "line"];
-    let mut stream = context
-        .read_parquet(urls, options)
-        .await
-        .and_then(|raw| raw.select(vec![parse.call(arguments).alias("e")]))
-        .and_then(|parsed| parsed.unnest_columns(&["e"]))
-        .and_then(|events| events.sort(order.iter().map(|name| quoted(name).sort(true, true)).collect()))
-        .map_err(failed)?
-        .execute_stream()
-        .await
-        .map_err(failed)?;
-
+    let failed = |error: datafusion::error::DataFusionError| lines.failed(&error);
+    let scan = lines.scan(context, day).await?;
+    let mut stream = plan(scan, user_key, day).map_err(failed)?.execute_stream().await.map_err(failed)?;
     let mut sink = Sink::create(paths)?;
     while let Some(batch) = stream.next().await {
         sink.push(&batch.map_err(failed)?)?;
     }
     let books = sink.finish(paths)?;
-    let rows: u64 = parts.iter().map(|part| part.rows).sum();
-    if books.lines != rows {
-        let message = format!("its log says {rows} lines for a day, {} were read: a part was replaced", books.lines);
-        return Err(Error::data(zone.location().to_string(), message));
+    let expected = lines.lines(day);
+    if books.lines != expected {
+        let message =
+            format!("a day should have {expected} lines, {} were read: it was changed meanwhile", books.lines);
+        return Err(Error::data(&lines.name, message));
     }
     Ok(books)
-}
-
-/// A column of the unnested struct: its name holds a dot.
-fn quoted(name: &str) -> datafusion::prelude::Expr {
-    datafusion::prelude::ident(format!("e.{name}"))
-}
-
-/// What the engine says, without the lines it may quote.
-fn engine_error(zone: &RawZone, error: datafusion::error::DataFusionError) -> Error {
-    Error::data(zone.location().to_string(), format!("reading the raw zone: {error}"))
 }
 
 /// Takes the sorted stream apart.
 struct Sink {
     writer: Option<Writer>,
+    /// Rows on their way to it: as many at a time whatever the batches, so that a file's bytes depend on its rows alone.
+    kept: DayColumns,
     events_path: PathBuf,
     quarantine: Option<BufWriter<File>>,
     quarantine_path: PathBuf,
@@ -146,6 +127,7 @@ impl Sink {
     fn create(paths: &DayPaths) -> Result<Self> {
         Ok(Self {
             writer: None,
+            kept: DayColumns::default(),
             events_path: paths.events.clone(),
             quarantine: None,
             quarantine_path: paths.quarantine.clone(),
@@ -156,53 +138,46 @@ impl Sink {
     }
 
     fn push(&mut self, batch: &RecordBatch) -> Result<()> {
-        let wrong = || Error::Internal("parse_event: a column of another type".into());
-        let column = |index: usize| batch.column(index);
-        let users = column(0).as_fixed_size_binary_opt().ok_or_else(wrong)?;
-        let times = column(1).as_primitive_opt::<Int64Type>().ok_or_else(wrong)?;
-        let events = column(2).as_fixed_size_binary_opt().ok_or_else(wrong)?;
-        let types = column(3).as_primitive_opt::<UInt8Type>().ok_or_else(wrong)?;
-        let late = column(9).as_boolean_opt().ok_or_else(wrong)?;
-        let mut keep = vec![false; batch.num_rows()];
-        for (row, keep) in keep.iter_mut().enumerate() {
-            if users.is_null(row) {
-                self.put_aside(batch, row)?;
-                continue;
-            }
-            let key = (bytes(users.value(row)), times.value(row), bytes(events.value(row)));
+        let wrong = || Error::Internal("parse_event: what came back is no row".into());
+        let rows = batch.column(0).as_binary_opt::<i32>().ok_or_else(wrong)?;
+        for row in 0..rows.len() {
+            let event = match Row::decode(rows.value(row)).ok_or_else(wrong)? {
+                Row::Aside(aside) => {
+                    self.put_aside(&aside)?;
+                    continue;
+                }
+                Row::Event(event) => event,
+            };
+            let key = (event.user, event.ts_ms, event.event);
             if self.last == Some(key) {
                 self.books.duplicate();
                 continue;
             }
             self.last = Some(key);
-            *keep = true;
-            self.books.keep(*EventType::ALL.get(types.value(row) as usize).ok_or_else(wrong)?);
-            self.books.late += u64::from(late.value(row));
+            self.books.keep(*EventType::ALL.get(event.event_type as usize).ok_or_else(wrong)?);
+            self.books.late += u64::from(event.late);
             let mut half = [0; 8];
-            half.copy_from_slice(&key.2[..8]);
+            half.copy_from_slice(&event.event[..8]);
             self.ids.push(u64::from_be_bytes(half));
+            self.kept.push(&event)?;
+            if self.kept.len() == WRITTEN_ROWS {
+                self.write()?;
+            }
         }
-        if !keep.contains(&true) {
-            return Ok(());
-        }
-        let kept = filter_record_batch(batch, &BooleanArray::from(keep))
-            .map_err(|error| Error::Internal(format!("filter: {error}")))?;
-        if self.writer.is_none() {
-            self.writer = Some(day_file::create(self.events_path.clone())?);
-        }
-        match &mut self.writer {
-            Some(writer) => writer.write(kept.columns()[..day_file::fields().len()].to_vec()),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
-    fn put_aside(&mut self, batch: &RecordBatch, row: usize) -> Result<()> {
-        let wrong = || Error::Internal("parse_event: a column of another type".into());
-        let text = |index: usize| -> Result<&str> {
-            Ok(batch.column(index).as_string_opt::<i32>().ok_or_else(wrong)?.value(row))
+    fn write(&mut self) -> Result<()> {
+        let columns = self.kept.finish();
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert(day_file::create(self.events_path.clone())?),
         };
-        let (reason, field, file) = (text(10)?, text(11)?, text(12)?);
-        let line = batch.column(13).as_primitive_opt::<UInt64Type>().ok_or_else(wrong)?.value(row);
+        writer.write(columns)
+    }
+
+    fn put_aside(&mut self, row: &AsideRow<'_>) -> Result<()> {
+        let AsideRow { file, line, reason, field } = row;
         self.books.quarantine(reason, field);
         let path = &self.quarantine_path;
         if self.quarantine.is_none() {
@@ -218,6 +193,9 @@ impl Sink {
     fn finish(mut self, paths: &DayPaths) -> Result<Books> {
         if let Some(mut quarantine) = self.quarantine.take() {
             quarantine.flush().map_err(Error::io(&paths.quarantine))?;
+        }
+        if self.kept.len() > 0 {
+            self.write()?;
         }
         if let Some(writer) = self.writer.take() {
             writer.finish()?;

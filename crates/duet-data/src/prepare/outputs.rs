@@ -21,13 +21,16 @@ use duet_core::{Error, Result, artifact::DirWriter};
 use super::user_rows::{History, Impression, Play, UserArtist, UserRows};
 use crate::dataset::{
     SplitHasher, TEST_FILE, TIMELINE_FILE, TestWriter, TimelineWriter,
-    parquet_file::{BATCH_ROWS, GROUP_ROWS, Writer},
+    parquet_file::{BATCH_ROWS, Writer},
 };
 
 pub(super) const PLAYS_FILE: &str = "plays.parquet";
 pub(super) const IMPRESSIONS_FILE: &str = "impressions.parquet";
 pub(super) const USER_ARTIST_FILE: &str = "user_artist.parquet";
 pub(super) const USER_HISTORY_FILE: &str = "user_history.parquet";
+
+/// Rows of a row group: a writer holds one in memory, and several write at the same time.
+const ROWS_GROUP: usize = 1 << 18;
 
 /// Rows gathered to batches on their way to a file.
 pub(super) struct Rows<T> {
@@ -41,7 +44,7 @@ impl<T> Rows<T> {
         let writer = Writer::create_with(
             path,
             fields,
-            GROUP_ROWS,
+            ROWS_GROUP,
             &["timestamp_ms", "ms_played", "listen_ratio", "listen_delta"],
         )?;
         Ok(Self { writer, waiting: Vec::new(), arrays })

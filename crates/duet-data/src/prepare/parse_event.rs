@@ -1,5 +1,5 @@
 //! The scalar function `parse_event(source, sequence, received_ms, payload)` of the plans over the raw zone: payloads to
-//! a struct of typed, pseudonymous fields, or of the reason why not.
+//! pseudonymous [`super::event_row`]s, or to the reason why not.
 //!
 //! The raw user id lives as long as one call: what leaves is its pseudonym.
 
@@ -9,42 +9,27 @@ use std::{
 };
 
 use arrow::{
-    array::{
-        Array, ArrayRef, AsArray, BooleanBuilder, FixedSizeBinaryBuilder, Int64Builder, StringBuilder, StructArray,
-        UInt8Builder, UInt32Builder, UInt64Builder,
-    },
-    datatypes::{DataType, Field, Fields, Int64Type, UInt64Type},
+    array::{Array, ArrayRef, AsArray, BinaryArray},
+    buffer::{Buffer, OffsetBuffer, ScalarBuffer},
+    datatypes::{DataType, Int64Type, UInt64Type},
 };
 use chrono::NaiveDate;
 use datafusion::{
     common::{DataFusionError, Result},
     logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility},
 };
+use hashbrown::HashMap;
+use sha2::{Digest, Sha256};
 
-use super::line::{self, Reject};
+use super::{
+    event_row::{AsideRow, EventRow},
+    line::{self, Reject},
+};
 use crate::accounts::UserKey;
 
 const DAY_MS: i64 = 86_400_000;
-
-/// The fields of the struct. Good lines have no `reason`, `field`, `file`, `line`; the others nothing else.
-pub(super) fn fields() -> Fields {
-    Fields::from(vec![
-        Field::new("user", DataType::FixedSizeBinary(16), true),
-        Field::new("ts_ms", DataType::Int64, true),
-        Field::new("event", DataType::FixedSizeBinary(16), true),
-        Field::new("type", DataType::UInt8, true),
-        Field::new("item_kind", DataType::UInt8, true),
-        Field::new("item", DataType::Utf8, true),
-        Field::new("position", DataType::UInt32, true),
-        Field::new("request", DataType::UInt64, true),
-        Field::new("ms_played", DataType::UInt64, true),
-        Field::new("late", DataType::Boolean, true),
-        Field::new("reason", DataType::Utf8, true),
-        Field::new("field", DataType::Utf8, true),
-        Field::new("file", DataType::Utf8, true),
-        Field::new("line", DataType::UInt64, true),
-    ])
-}
+/// Bytes of a usual row.
+const ROW_BYTES: usize = 80;
 
 /// The function for a user key and the day whose parts are read; `None` for the parts without a readable time.
 pub(super) fn parse_event(user_key: &UserKey, day: Option<i32>) -> ScalarUDF {
@@ -90,7 +75,7 @@ impl ScalarUDFImpl for ParseEvent {
     }
 
     fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Struct(fields()))
+        Ok(DataType::Binary)
     }
 
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
@@ -100,11 +85,14 @@ impl ScalarUDFImpl for ParseEvent {
         let wrong = |column: usize| {
             DataFusionError::Execution(format!("parse_event: argument {column} is a {}", arrays[column].data_type()))
         };
-        let sources = arrays[0].as_string_opt::<i32>().ok_or_else(|| wrong(0))?;
+        let sources = arrays[0].as_string_view_opt().ok_or_else(|| wrong(0))?;
         let sequences = arrays[1].as_primitive_opt::<UInt64Type>().ok_or_else(|| wrong(1))?;
         let received = arrays[2].as_primitive_opt::<Int64Type>().ok_or_else(|| wrong(2))?;
-        let payloads = arrays[3].as_binary_opt::<i32>().ok_or_else(|| wrong(3))?;
-        let mut out = Columns::new(rows);
+        let payloads = arrays[3].as_binary_view_opt().ok_or_else(|| wrong(3))?;
+        let mut offsets = Vec::with_capacity(rows + 1);
+        offsets.push(0);
+        let mut bytes = Vec::with_capacity(rows * ROW_BYTES);
+        let mut parser = Parser::new(&self.user_key.0);
         // Rows of a source stand together: its day is worked out once.
         let mut file_day: (Option<&str>, Option<i32>) = (None, None);
         for row in 0..rows {
@@ -112,27 +100,26 @@ impl ScalarUDFImpl for ParseEvent {
             if file_day.0 != Some(source) {
                 file_day = (Some(source), arrival_day(source));
             }
-            let parsed = line::parse(payloads.value(row)).and_then(|event| {
-                match self.day == Some(event.ts_ms.div_euclid(DAY_MS) as i32) {
-                    true => Ok(event),
-                    false => Err(Reject { reason: "filed under another day", field: "ts" }),
-                }
-            });
-            match parsed {
-                Ok(event) => {
-                    let late = match file_day.1 {
-                        Some(day) => event.local_day < day,
+            match parser.parse(payloads.value(row), self.day) {
+                Ok((mut event, local_day)) => {
+                    event.late = match file_day.1 {
+                        Some(day) => local_day < day,
                         None if received.is_valid(row) => {
                             event.ts_ms.div_euclid(DAY_MS) < received.value(row).div_euclid(DAY_MS)
                         }
                         None => false,
                     };
-                    out.good(&event, &self.user_key.0, late)?;
+                    event.encode(&mut bytes);
                 }
-                Err(reject) => out.bad(reject, source, sequences.value(row))?,
+                Err(Reject { reason, field }) => {
+                    AsideRow { file: source, line: sequences.value(row), reason, field }.encode(&mut bytes);
+                }
             }
+            let end = i32::try_from(bytes.len());
+            offsets.push(end.map_err(|_| DataFusionError::Execution("parse_event: rows of more than 2 GiB".into()))?);
         }
-        Ok(ColumnarValue::Array(Arc::new(out.finish())))
+        let rows = BinaryArray::try_new(OffsetBuffer::new(ScalarBuffer::from(offsets)), Buffer::from_vec(bytes), None)?;
+        Ok(ColumnarValue::Array(Arc::new(rows)))
     }
 }
 
@@ -142,96 +129,64 @@ fn arrival_day(source: &str) -> Option<i32> {
     date.parse::<NaiveDate>().ok().map(|date| date.to_epoch_days())
 }
 
-struct Columns {
-    user: FixedSizeBinaryBuilder,
-    ts_ms: Int64Builder,
-    event: FixedSizeBinaryBuilder,
-    event_type: UInt8Builder,
-    item_kind: UInt8Builder,
-    item: StringBuilder,
-    position: UInt32Builder,
-    request: UInt64Builder,
-    ms_played: UInt64Builder,
-    late: BooleanBuilder,
-    reason: StringBuilder,
-    field: StringBuilder,
-    file: StringBuilder,
-    line: UInt64Builder,
+/// Parses lines; ids that come again within one call are hashed once.
+struct Parser<'a> {
+    user_key: &'a UserKey,
+    users: HashMap<String, [u8; 16]>,
+    request: Option<(String, u64)>,
+    item: String,
 }
 
-impl Columns {
-    fn new(rows: usize) -> Self {
-        Self {
-            user: FixedSizeBinaryBuilder::with_capacity(rows, 16),
-            ts_ms: Int64Builder::with_capacity(rows),
-            event: FixedSizeBinaryBuilder::with_capacity(rows, 16),
-            event_type: UInt8Builder::with_capacity(rows),
-            item_kind: UInt8Builder::with_capacity(rows),
-            item: StringBuilder::with_capacity(rows, rows * 8),
-            position: UInt32Builder::with_capacity(rows),
-            request: UInt64Builder::with_capacity(rows),
-            ms_played: UInt64Builder::with_capacity(rows),
-            late: BooleanBuilder::with_capacity(rows),
-            reason: StringBuilder::with_capacity(rows, 0),
-            field: StringBuilder::with_capacity(rows, 0),
-            file: StringBuilder::with_capacity(rows, 0),
-            line: UInt64Builder::with_capacity(rows),
+impl<'a> Parser<'a> {
+    fn new(user_key: &'a UserKey) -> Self {
+        Self { user_key, users: HashMap::new(), request: None, item: String::new() }
+    }
+
+    /// The event of a line, and its day by the local calendar.
+    fn parse(&mut self, line: &[u8], day: Option<i32>) -> std::result::Result<(EventRow<'_>, i32), Reject> {
+        let line = line::parse(line)?;
+        if day != Some(line.ts_ms.div_euclid(DAY_MS) as i32) {
+            return Err(Reject { reason: "filed under another day", field: "ts" });
         }
+        let user = match self.users.get(line.user_id.as_ref()) {
+            Some(user) => *user,
+            None => {
+                let user = self.user_key.pseudonym_bytes(&line.user_id).0;
+                self.users.insert(line.user_id.into_owned(), user);
+                user
+            }
+        };
+        // The impressions of a page follow one another.
+        let request = line.request_id.map(|id| match &self.request {
+            Some((last, hash)) if *last == id => *hash,
+            _ => {
+                let hash = u64::from_be_bytes(digest(&id));
+                self.request = Some((id.into_owned(), hash));
+                hash
+            }
+        });
+        self.item.clear();
+        self.item.push_str(&line.item_id);
+        let event = EventRow {
+            user,
+            ts_ms: line.ts_ms,
+            event: digest(&line.event_id),
+            event_type: line.event_type as u8,
+            item_kind: line.item_kind as u8,
+            late: false,
+            position: line.position,
+            request,
+            ms_played: line.ms_played,
+            item: &self.item,
+        };
+        Ok((event, line.local_day))
     }
+}
 
-    fn good(&mut self, event: &line::Line<'_>, key: &UserKey, late: bool) -> Result<()> {
-        self.user.append_value(key.pseudonym_bytes(&event.user_id).0)?;
-        self.ts_ms.append_value(event.ts_ms);
-        self.event.append_value(event.event)?;
-        self.event_type.append_value(event.event_type as u8);
-        self.item_kind.append_value(event.item_kind as u8);
-        self.item.append_value(&event.item_id);
-        self.position.append_option(event.position);
-        self.request.append_option(event.request);
-        self.ms_played.append_option(event.ms_played);
-        self.late.append_value(late);
-        self.reason.append_null();
-        self.field.append_null();
-        self.file.append_null();
-        self.line.append_null();
-        Ok(())
-    }
-
-    fn bad(&mut self, reject: Reject, file: &str, line: u64) -> Result<()> {
-        self.user.append_null();
-        self.ts_ms.append_null();
-        self.event.append_null();
-        self.event_type.append_null();
-        self.item_kind.append_null();
-        self.item.append_null();
-        self.position.append_null();
-        self.request.append_null();
-        self.ms_played.append_null();
-        self.late.append_null();
-        self.reason.append_value(reject.reason);
-        self.field.append_value(reject.field);
-        self.file.append_value(file);
-        self.line.append_value(line);
-        Ok(())
-    }
-
-    fn finish(mut self) -> StructArray {
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(self.user.finish()),
-            Arc::new(self.ts_ms.finish()),
-            Arc::new(self.event.finish()),
-            Arc::new(self.event_type.finish()),
-            Arc::new(self.item_kind.finish()),
-            Arc::new(self.item.finish()),
-            Arc::new(self.position.finish()),
-            Arc::new(self.request.finish()),
-            Arc::new(self.ms_played.finish()),
-            Arc::new(self.late.finish()),
-            Arc::new(self.reason.finish()),
-            Arc::new(self.field.finish()),
-            Arc::new(self.file.finish()),
-            Arc::new(self.line.finish()),
-        ];
-        StructArray::new(fields(), columns, None)
-    }
+/// The first bytes of SHA-256 of an id.
+fn digest<const N: usize>(id: &str) -> [u8; N] {
+    let digest = Sha256::digest(id.as_bytes());
+    let mut first = [0; N];
+    first.copy_from_slice(&digest[..N]);
+    first
 }

@@ -26,9 +26,10 @@ use super::{
     days::{self, DayIndex, DayState, Days},
     features, item_files,
     normalise::{self, DayPaths},
-    options::{EventSource, HeldOut, PrepareOptions},
+    options::{HeldOut, PrepareOptions},
     oracle,
     outputs::Written,
+    raw_lines::RawLines,
     rows::Rows,
     user_rows::Walk,
     users::Users,
@@ -42,8 +43,6 @@ use crate::{
     },
     privacy::ForgottenList,
     quality::{self, Books, DayBooks, Report},
-    raw::{self, Compression, FilesOptions, Granularity, Part, RawZone, ZoneOptions},
-    store::Location,
 };
 
 /// The data quality report, inside the dataset: for machines.
@@ -51,8 +50,6 @@ pub const QUALITY_FILE: &str = "quality.json";
 /// The same for people.
 pub const QUALITY_PAGE: &str = "quality.html";
 const STAGED_ZONE: &str = ".raw";
-/// About four batches are in memory at once.
-const STAGED_BATCH_BYTES: usize = 32 << 20;
 const SPILL_DIR: &str = ".spill";
 const DAY_MS: i64 = 86_400_000;
 
@@ -179,72 +176,41 @@ async fn read_days(
     writer: &DirWriter,
     previous: Option<&Dataset>,
 ) -> Result<(DayIndex, (PathBuf, FileEntry), usize)> {
-    let (zone, name) = match &options.events {
-        EventSource::Zone(location) => (RawZone::open(location.clone()).await?, PathBuf::from(location.to_string())),
-        EventSource::Files(path) => {
-            // Lines that fit are staged in memory as they are: a disk would cost a tenth of the time, and what goes to the
-            // disk is written faster compressed.
-            let (location, compression) = match raw::event_bytes(path)? <= options.memory_bytes as u64 {
-                true => (Location::in_memory()?, Compression::None),
-                false => (Location::parse(&writer.path(STAGED_ZONE).display().to_string())?, Compression::Zstd),
-            };
-            let staged = ZoneOptions { granularity: Granularity::Day, compression, durable: false };
-            let mut zone = RawZone::create_or_open(location, staged).await?;
-            let files = FilesOptions { batch_bytes: STAGED_BATCH_BYTES, ..FilesOptions::default() };
-            raw::ingest_files(path, &mut zone, &files).await?;
-            (zone, path.clone())
-        }
-    };
-    let mut by_day: BTreeMap<Option<i32>, Vec<&Part>> = BTreeMap::new();
-    for part in zone.parts() {
-        by_day.entry(part.date.map(|date| date.to_epoch_days())).or_default().push(part);
-    }
-    let whole_crc = crc32fast::hash(zone.parts().iter().map(|part| part.crc32.as_str()).collect::<String>().as_bytes());
-    let entry = FileEntry {
-        bytes: zone.parts().iter().map(|part| part.payload_bytes).sum(),
-        crc32: format!("{whole_crc:08x}"),
-    };
-
+    let lines = RawLines::open(options, &writer.path(STAGED_ZONE)).await?;
     let mut index = match previous {
         Some(dataset) => DayIndex::read(&dataset.dir, &options.user_key)?,
         None => DayIndex::new(&options.user_key),
     };
-    let is_zone = matches!(options.events, EventSource::Zone(_));
-    let changed: Vec<(Option<i32>, Vec<Part>)> = by_day
+    let changed: Vec<Option<i32>> = lines
+        .days()
         .into_iter()
-        .filter(|(day, parts)| {
-            day.is_none_or(|day| options.days.contains(day))
-                // Staged parts have other names every time; those of a zone stay what they were.
-                && !(is_zone
-                    && index.days.get(&days::day_name(*day)).is_some_and(|state| state.parts == days::hash_of(parts)))
+        .filter(|day| day.is_none_or(|day| options.days.contains(day)))
+        .filter(|day| {
+            let known = index.days.get(&days::day_name(*day));
+            lines.version(*day).is_none_or(|version| known.is_none_or(|state| state.parts != version))
         })
-        .map(|(day, parts)| (day, parts.into_iter().cloned().collect()))
         .collect();
     if let Some(dataset) = previous {
-        for name in index.days.keys().filter(|name| changed.iter().all(|(day, _)| days::day_name(*day) != **name)) {
+        for name in index.days.keys().filter(|name| changed.iter().all(|day| days::day_name(*day) != **name)) {
             days::link(&dataset.dir, writer.dir(), name)?;
         }
     }
 
     let workers = rayon::current_num_threads().max(1);
     let side_by_side = workers.min(changed.len()).max(1);
-    let (zone, spill) = (Arc::new(zone), writer.path(SPILL_DIR));
+    let (lines, spill) = (Arc::new(lines), writer.path(SPILL_DIR));
     let bar = progress::bar("prepare", "days", changed.len() as u64);
-    let states: Vec<(String, DayState)> = futures::stream::iter(changed.iter())
-        .map(|(day, parts)| {
-            let (name, spill) = (days::day_name(*day), spill.clone());
+    let states: Vec<(String, DayState)> = futures::stream::iter(changed)
+        .map(|day| {
+            let (name, spill) = (days::day_name(day), spill.clone());
             let (events, quarantine) = days::files_of(writer.dir(), &name);
-            let user_key = options.user_key.clone();
-            let (parts, day) = (parts.clone(), *day);
-            let zone = Arc::clone(&zone);
+            let (user_key, lines) = (options.user_key.clone(), Arc::clone(&lines));
             let memory = options.memory_bytes / side_by_side;
             let task = tokio::spawn(async move {
-                let context = normalise::session(&zone, workers / side_by_side, memory, &spill)?;
+                let context = normalise::session(&lines, workers / side_by_side, memory, &spill)?;
                 let paths = DayPaths { events, quarantine };
-                let parts: Vec<&Part> = parts.iter().collect();
-                let books = normalise::normalise(&context, &zone, day, &parts, &user_key, &paths).await?;
-                let parts = if is_zone { days::hash_of(&parts) } else { days::FROM_FILES.to_owned() };
-                Ok::<_, Error>((name, DayState { parts, books }))
+                let books = normalise::normalise(&context, &lines, day, &user_key, &paths).await?;
+                Ok::<_, Error>((name, DayState { parts: lines.version_or_files(day), books }))
             });
             let bar = &bar;
             async move {
@@ -259,7 +225,7 @@ async fn read_days(
     bar.finish_and_clear();
     let days_read = states.len();
     index.days.extend(states);
-    Ok((index, (name, entry), days_read))
+    Ok((index, (lines.name.clone(), lines.entry()), days_read))
 }
 
 /// What [`derive`] made.

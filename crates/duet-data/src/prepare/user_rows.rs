@@ -136,7 +136,8 @@ struct Past {
 #[derive(Debug, Clone, Copy)]
 struct Positive {
     at_ms: i64,
-    event: [u8; 16],
+    /// Its place among the user's events.
+    place: usize,
     strength: f32,
 }
 
@@ -151,7 +152,7 @@ impl Walk<'_> {
 
     fn listen_delta(&self, song: u32, ms_played: u64, day: i32) -> (f64, f64) {
         let ratio = self.songs[song as usize].listen_ratio(ms_played);
-        (ratio, ratio / self.as_of.song(song, day - 1).mean_listen)
+        (ratio, ratio / self.as_of.mean_listen(song, day - 1))
     }
 
     /// How much an event says that the user likes its artist; nothing if it does not.
@@ -206,10 +207,10 @@ impl Walk<'_> {
     /// Timeline and held-out part: one row per artist and UTC day.
     fn positives(&self, events: &[&DayEvent], out: &mut UserRows) {
         let mut positives: HashMap<(u32, i32), Positive> = HashMap::new();
-        for event in events {
+        for (place, event) in events.iter().enumerate() {
             let (Some(strength), Some(artist)) = (self.strength(event), self.artist_of(event)) else { continue };
             out.rows.positive_events += 1;
-            let new = Positive { at_ms: event.ts_ms, event: event.event, strength };
+            let new = Positive { at_ms: event.ts_ms, place, strength };
             // Events come in order: the first is the earliest.
             positives
                 .entry((artist, event.day()))
@@ -217,7 +218,7 @@ impl Walk<'_> {
                 .or_insert(new);
         }
         let mut positives: Vec<((u32, i32), Positive)> = positives.into_iter().collect();
-        positives.sort_unstable_by_key(|((artist, _), row)| (row.at_ms, row.event, *artist));
+        positives.sort_unstable_by_key(|(_, row)| row.place);
         let mut had = HashSet::new();
         for ((artist, day), row) in positives {
             if day < self.cutoff_day {

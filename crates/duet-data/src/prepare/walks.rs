@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::{
     as_of::Counts,
     catalogue::Song,
+    day_file::UserEvents,
     days::{self, Days},
     fate,
     features::Activity,
@@ -50,10 +51,14 @@ pub(super) fn count(
     let mut day_books: BTreeMap<String, Books> =
         days.index.days.iter().map(|(name, state)| (name.clone(), state.books.clone())).collect();
     days.by_users(|events| {
-        let (range, filtered, found_here) = days::users(events)
+        let each: Vec<_> = events.iter().collect();
+        // A table of counts for each thread and no more: merging them costs.
+        let share = each.len().div_ceil(rayon::current_num_threads()).max(1);
+        let (range, filtered, found_here) = each
             .into_par_iter()
-            .fold(Tally::default, |(mut counts, mut filtered, mut found), events| {
-                let fates = fate::fates(events, users.find(&events[0].user), options.rate_limits);
+            .with_min_len(share)
+            .fold(Tally::default, |(mut counts, mut filtered, mut found), (user, events)| {
+                let fates = fate::fates(events, users.find(user), options.rate_limits);
                 for (event, fate) in events.iter().zip(fates) {
                     *found.entry((event.day(), event.event_type.as_str())).or_default() += 1;
                     match fate {
@@ -116,20 +121,20 @@ pub(super) fn walk_users(
     let mut outputs = Outputs::create(writer)?;
     let mut activity = vec![Activity::default(); users.accounts.len()];
     let mut rows = Rows::default();
+    let mut write = |range: &mut Vec<(u32, UserRows)>| {
+        outputs.push(
+            range,
+            |user| users.accounts[user as usize].pseudonym.to_string(),
+            |item| artist_id(items[item as usize] as u32),
+            artist_id,
+        )
+    };
+    // The rows of a range are written while those of the next are worked out.
+    let mut made: Vec<(u32, UserRows)> = Vec::new();
     days.by_users(|events| {
-        let range: Vec<Option<(u32, UserRows)>> = days::users(events)
-            .into_par_iter()
-            .map(|events| {
-                let user = users.find(&events[0].user);
-                let KnownUser::Known { row, created_ms } = user else { return None };
-                let fates = fate::fates(events, user, options.rate_limits);
-                let kept: Vec<_> =
-                    events.iter().zip(fates).filter(|(_, fate)| fate.is_none()).map(|(event, _)| event).collect();
-                Some((row, walk.rows(row, created_ms, &kept)))
-            })
-            .collect();
-        let mut range: Vec<(u32, UserRows)> = range.into_iter().flatten().collect();
-        for (user, user_rows) in &range {
+        let (written, next) = rayon::join(|| write(&mut made), || user_rows(options, users, walk, events));
+        written?;
+        for (user, user_rows) in &next {
             rows += user_rows.rows;
             activity[*user as usize] = Activity {
                 clicks: user_rows.clicks,
@@ -138,12 +143,24 @@ pub(super) fn walk_users(
                 last_day: user_rows.last_day,
             };
         }
-        outputs.push(
-            &mut range,
-            |user| users.accounts[user as usize].pseudonym.to_string(),
-            |item| artist_id(items[item as usize] as u32),
-            artist_id,
-        )
+        made = next;
+        Ok(())
     })?;
+    write(&mut made)?;
     Ok((outputs.finish()?, activity, rows))
+}
+
+/// The rows of the known users among `events`, each with its row of the users table.
+fn user_rows(options: &PrepareOptions, users: &Users, walk: &Walk<'_>, events: &UserEvents) -> Vec<(u32, UserRows)> {
+    let each: Vec<_> = events.iter().collect();
+    each.into_par_iter()
+        .filter_map(|(user, events)| {
+            let user = users.find(user);
+            let KnownUser::Known { row, created_ms } = user else { return None };
+            let fates = fate::fates(events, user, options.rate_limits);
+            let kept: Vec<_> =
+                events.iter().zip(fates).filter(|(_, fate)| fate.is_none()).map(|(event, _)| event).collect();
+            Some((row, walk.rows(row, created_ms, &kept)))
+        })
+        .collect()
 }

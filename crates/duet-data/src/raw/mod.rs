@@ -21,6 +21,7 @@ mod inspect;
 mod log;
 mod part;
 mod ranges;
+mod rfc3339;
 mod zone;
 
 pub use event_hour::event_hour;
@@ -32,5 +33,6 @@ pub use zone::{Compression, Granularity, RawZone, ZoneOptions};
 pub(crate) use encode::{EncodedPart, encode};
 pub(crate) use events::{Events, NOT_RECEIVED, Row};
 pub(crate) use log::SourceState;
+pub(crate) use rfc3339::Rfc3339;
 
-pub use crate::ingest::{FilesOptions, IngestSummary, event_bytes, ingest_files};
+pub use crate::ingest::{FilesOptions, IngestSummary, ingest_files};

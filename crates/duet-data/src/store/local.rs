@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    hash::{BuildHasher, RandomState},
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -21,8 +22,11 @@ pub(super) fn write(root: &Path, relative: &str, bytes: &[u8], mode: Mode, durab
     if mode == Mode::Create && path.exists() {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
-    let partial = Partial(parent.join(format!(".{name}.{}{PARTIAL}", std::process::id())));
-    let mut file = File::create(&partial.0)?;
+    // A name of its own and a file that is new: a partial file that somebody else opened too, be it another task or a process
+    // of the same number in another container, could be linked to the name already, and writing to it would replace that.
+    let random = RandomState::new().hash_one(std::process::id());
+    let partial = Partial(parent.join(format!(".{name}.{random:016x}{PARTIAL}")));
+    let mut file = File::create_new(&partial.0)?;
     file.write_all(bytes)?;
     if durable {
         file.sync_all()?;
@@ -67,6 +71,27 @@ fn sync(directory: &Path) -> io::Result<()> {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_writers_of_a_name_one_gets_it_and_what_it_wrote_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..200 {
+            let name = format!("entry-{round}");
+            let writers: Vec<_> = (0..8_u8)
+                .map(|writer| {
+                    let (root, name) = (dir.path().to_path_buf(), name.clone());
+                    std::thread::spawn(move || {
+                        write(&root, &name, &[writer; 5_000], Mode::Create, false).map(|()| writer)
+                    })
+                })
+                .collect();
+            let results: Vec<_> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+            let won: Vec<u8> = results.iter().filter_map(|result| result.as_ref().ok().copied()).collect();
+            assert_eq!(won.len(), 1, "{results:?}");
+            assert_eq!(fs::read(dir.path().join(&name)).unwrap(), [won[0]; 5_000]);
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 200);
+    }
 
     #[test]
     fn names_are_taken_once_and_a_missing_root_stays_missing() {

@@ -16,7 +16,6 @@ use object_store::{
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
     gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
     local::LocalFileSystem,
-    memory::InMemory,
     path::Path,
 };
 use url::Url;
@@ -119,21 +118,6 @@ impl Location {
         let prefix = Path::from_url_path(url.path()).map_err(|error| bad(error.to_string()))?;
         let store = cloud_store(&url, settings, patience).map_err(|error| bad(error.to_string()))?;
         Ok(Self { url, store, prefix, directory: None, patience })
-    }
-
-    /// A place in this process's memory, for what is small and read once.
-    ///
-    /// # Errors
-    /// None in practice.
-    pub fn in_memory() -> Result<Self> {
-        let url = Url::parse("memory://staged").map_err(|error| Error::Internal(format!("URL: {error}")))?;
-        Ok(Self {
-            url,
-            store: Arc::new(InMemory::new()),
-            prefix: Path::default(),
-            directory: None,
-            patience: Duration::ZERO,
-        })
     }
 
     fn directory(path: PathBuf, patience: Duration) -> Result<Self> {

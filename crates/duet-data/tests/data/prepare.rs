@@ -512,6 +512,83 @@ fn add_to_zone(zone: &Path, events: &Path) {
     });
 }
 
+/// All lines of the files below a directory, in order.
+fn all_lines(dir: &Path) -> Vec<String> {
+    files(dir)
+        .values()
+        .flat_map(|bytes| String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect()
+}
+
+#[test]
+fn lines_in_any_order_in_any_files_give_the_same_days() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| dir.path().join(name);
+    let options = WorldOptions { users: 400, artists: 60, days: 9, truth_days: 3, ..small_world() };
+    world::generate(&options, &place("world"), IfExists::Fail).unwrap();
+    let lines = all_lines(&place("world/events"));
+    let mut prepare_options = PrepareOptions::for_world(&place("world"), UserKey::new(b"0123456789abcdef").unwrap());
+    prepare_options.held_out = HeldOut::LastDays(3);
+    prepare_options.memory_bytes = 64 << 20;
+    prepare_options.thresholds = Thresholds::none();
+    let expected = prepare(&prepare_options, &place("by-day"), IfExists::Fail).unwrap();
+    // A file of all days mixed, without a line end at its end, and one of another kind of line ends.
+    let half = lines.len() / 2;
+    let mixed = |lines: &[String]| -> Vec<String> {
+        (0..lines.len()).map(|at| lines[at * 7919 % lines.len()].clone()).collect()
+    };
+    assert!(!half.is_multiple_of(7919) && !(lines.len() - half).is_multiple_of(7919), "the walk reaches every line");
+    fs::create_dir(place("mixed")).unwrap();
+    fs::write(place("mixed/a.jsonl"), mixed(&lines[..half]).join("\n")).unwrap();
+    fs::write(place("mixed/b.ndjson"), mixed(&lines[half..]).join("\r\n") + "\r\n").unwrap();
+    // So mixed that the files are copied to a zone by day first: every line between two that have no time.
+    let many: Vec<String> = lines.iter().map(|line| format!("{line}\n?\n")).collect();
+    let copies = 140_000_usize.div_ceil(lines.len());
+    fs::write(place("many.jsonl"), many.concat().repeat(copies)).unwrap();
+    for (events, copies) in [("mixed", 1), ("many.jsonl", copies)] {
+        prepare_options.events = EventSource::Files(place(events));
+        let out = place(&format!("from-{events}"));
+        let summary = prepare(&prepare_options, &out, IfExists::Fail).unwrap();
+        assert_eq!(summary.books.kept, expected.books.kept, "{events}");
+        let noise = if copies == 1 { 0 } else { copies * lines.len() };
+        assert_eq!(summary.books.lines, (lines.len() * copies + noise) as u64, "{events}");
+        assert_eq!(summary.info.split, expected.info.split);
+        let (one, other) = (files(&place("by-day")), files(&out));
+        for (name, bytes) in one.iter().filter(|(name, _)| name.ends_with(".parquet")) {
+            assert!(bytes == &other[name], "{name} of {events} differs");
+        }
+        let quarantined = |files: &BTreeMap<String, Vec<u8>>| {
+            let lines = files.iter().filter(|(name, _)| name.starts_with(QUARANTINE_DIR));
+            lines.map(|(_, bytes)| bytes.iter().filter(|byte| **byte == b'\n').count()).sum::<usize>()
+        };
+        assert_eq!(quarantined(&other), quarantined(&one) * copies + noise, "{events}");
+    }
+}
+
+#[test]
+fn events_can_come_through_a_pipe() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = miniature(dir.path());
+    let lines = all_lines(&dir.path().join("events")).join("\n");
+    fs::write(dir.path().join("events.jsonl"), &lines).unwrap();
+    options.events = EventSource::Files(dir.path().join("events.jsonl"));
+    prepare(&options, &dir.path().join("from-file"), IfExists::Fail).unwrap();
+    // It can be read once only.
+    let pipe = dir.path().join("pipe.jsonl");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let writer = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::write(&pipe, lines)
+    });
+    options.events = EventSource::Files(pipe);
+    prepare(&options, &dir.path().join("from-pipe"), IfExists::Fail).unwrap();
+    writer.join().unwrap().unwrap();
+    let (one, other) = (files(&dir.path().join("from-file")), files(&dir.path().join("from-pipe")));
+    for (name, bytes) in one.iter().filter(|(name, _)| name.ends_with(".parquet")) {
+        assert!(bytes == &other[name], "{name} differs");
+    }
+}
+
 /// A world's events moved, so many day folders a time, through a raw zone into a dataset that grows.
 fn grow(days_each_time: &[usize], held_out: &str) {
     let dir = tempfile::tempdir().unwrap();
