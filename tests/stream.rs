@@ -164,5 +164,5 @@ fn each_tick_takes_in_what_the_stream_has() {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     // A stream without a zone to put it into.
     let world_tick = ["run", "--once", "--world", text(&world), "--user-key", text(&key), "--work", text(&work)];
-    fail("duet", &[&world_tick[..], &reads].concat(), 2, &["--raw"]);
+    fail("duet", &[&world_tick[..], &reads].concat(), 1, &["--stream needs --raw"]);
 }

@@ -17,22 +17,18 @@ use crate::raw::{Events, NOT_RECEIVED, Ranges, RawZone, Row};
 /// Bytes of a block, but for its last line.
 const BLOCK_BYTES: usize = 4 << 20;
 /// A line longer than this is no event but a file of another kind.
-const MAX_LINE_BYTES: usize = 16 << 20;
+pub(crate) const MAX_LINE_BYTES: usize = 16 << 20;
 
 /// Some whole lines of a file.
 #[derive(Debug)]
-pub(crate) struct Block {
-    /// Place of the file in [`Blocks::files`].
-    pub(crate) file: usize,
-    /// Where in the file it starts.
-    pub(crate) offset: u64,
+pub(super) struct Block {
     source: Arc<str>,
     identity: Arc<str>,
     /// Lines that the zone has already.
     committed: Arc<Ranges>,
     /// Number of the first line, from 1.
-    pub(crate) first_line: u64,
-    pub(crate) bytes: Bytes,
+    first_line: u64,
+    pub(super) bytes: Bytes,
 }
 
 /// The lines of `bytes`: where each starts and ends, without its line end (`\n` or `\r\n`), and where the next one starts.
@@ -74,29 +70,44 @@ impl Block {
     }
 }
 
-/// A file, or every event file below a directory.
-pub(super) fn find(path: &Path) -> Result<Vec<PathBuf>> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_path_buf()]);
-    }
+/// A file, or every `*.jsonl`, `*.ndjson` and `*.json` below a directory: path and name as source, in the order of the names.
+///
+/// # Errors
+/// [`Error::Data`] for a directory without such files; [`Error::Io`].
+pub(crate) fn event_files(path: &Path) -> Result<Vec<(PathBuf, Arc<str>)>> {
     let mut paths = Vec::new();
-    search(path, &mut paths)?;
+    let root = match path.is_dir() {
+        true => {
+            search(path, &mut paths)?;
+            path
+        }
+        false => {
+            paths.push(path.to_path_buf());
+            path.parent().unwrap_or(Path::new(""))
+        }
+    };
     if paths.is_empty() {
         return Err(Error::data(path, "holds no .jsonl, .ndjson or .json file"));
     }
-    Ok(paths)
+    let name = |path: &Path| -> Arc<str> {
+        let path = path.strip_prefix(root).unwrap_or(path);
+        path.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/").into()
+    };
+    let mut files: Vec<(PathBuf, Arc<str>)> = paths.into_iter().map(|path| (path.clone(), name(&path))).collect();
+    files.sort_by(|a, b| a.1.cmp(&b.1));
+    Ok(files)
 }
 
 /// The files to read, in order, and how far the reading is.
 #[derive(Debug)]
-pub(crate) struct Blocks {
-    /// Path and name as source, in the order of the names.
-    pub(crate) files: Vec<(PathBuf, Arc<str>)>,
+pub(super) struct Blocks {
+    /// As [`event_files`] gives them.
+    files: Vec<(PathBuf, Arc<str>)>,
     /// The sources that the zone knows.
     known: BTreeMap<Arc<str>, Known>,
     at: usize,
     open: Option<Open>,
-    pub(crate) total_bytes: u64,
+    pub(super) total_bytes: u64,
 }
 
 /// A source that the zone knows: what it must still be, and its lines.
@@ -109,8 +120,6 @@ struct Known {
 #[derive(Debug)]
 struct Open {
     file: File,
-    /// Where `rest` starts in the file.
-    offset: u64,
     rest: Vec<u8>,
     line: u64,
     identity: Arc<str>,
@@ -118,33 +127,19 @@ struct Open {
 }
 
 impl Blocks {
-    /// A file, or every `*.jsonl`, `*.ndjson` and `*.json` below a directory in the order of their names.
-    pub(crate) fn of_files(path: &Path) -> Result<Self> {
-        let paths = find(path)?;
-        let root = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
-        let name = |path: &Path| -> Arc<str> {
-            let path = path.strip_prefix(root).unwrap_or(path);
-            path.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/").into()
-        };
-        let mut files: Vec<(PathBuf, Arc<str>)> = paths.into_iter().map(|path| (path.clone(), name(&path))).collect();
-        files.sort_by(|a, b| a.1.cmp(&b.1));
+    /// The lines of [`event_files`], less those that the zone has.
+    pub(super) fn new(path: &Path, zone: &RawZone) -> Result<Self> {
+        let files = event_files(path)?;
         let mut total_bytes = 0;
-        for (file, _) in &files {
+        let mut known = BTreeMap::new();
+        for (file, source) in &files {
             total_bytes += fs::metadata(file).map_err(Error::io(file))?.len();
-        }
-        Ok(Self { files, known: BTreeMap::new(), at: 0, open: None, total_bytes })
-    }
-
-    /// The same, less the lines that the zone has.
-    pub(super) fn new_to(zone: &RawZone, path: &Path) -> Result<Self> {
-        let mut blocks = Self::of_files(path)?;
-        for (_, source) in &blocks.files {
             if let Some(state) = zone.source(source) {
                 let (identity, committed) = (state.identity.clone(), Arc::new(state.ranges.clone()));
-                blocks.known.insert(Arc::clone(source), Known { identity, committed });
+                known.insert(Arc::clone(source), Known { identity, committed });
             }
         }
-        Ok(blocks)
+        Ok(Self { files, known, at: 0, open: None, total_bytes })
     }
 
     /// The next block, or nothing at the end of the last file.
@@ -155,7 +150,7 @@ impl Blocks {
                 none => {
                     let file = File::open(path).map_err(Error::io(path))?;
                     let (identity, committed) = (Arc::from(""), Arc::default());
-                    none.insert(Open { file, offset: 0, rest: Vec::new(), line: 1, identity, committed })
+                    none.insert(Open { file, rest: Vec::new(), line: 1, identity, committed })
                 }
             };
             let mut bytes = Vec::with_capacity(open.rest.len() + BLOCK_BYTES + 1);
@@ -189,15 +184,12 @@ impl Blocks {
             }
             let ended = !bytes.ends_with(b"\n");
             let block = Block {
-                file: self.at,
-                offset: open.offset,
                 source: Arc::clone(source),
                 identity: Arc::clone(&open.identity),
                 committed: Arc::clone(&open.committed),
                 first_line: open.line,
                 bytes: bytes.into(),
             };
-            open.offset += block.bytes.len() as u64;
             open.line += memchr::memchr_iter(b'\n', &block.bytes).count() as u64;
             if ended {
                 // The end of the file; a last line may lack its line end.
@@ -212,7 +204,7 @@ impl Blocks {
     }
 
     /// Blocks of about so many bytes together; none at the end.
-    pub(crate) fn next_batch(&mut self, bytes: usize) -> Result<Vec<Block>> {
+    pub(super) fn next_batch(&mut self, bytes: usize) -> Result<Vec<Block>> {
         let (mut blocks, mut size) = (Vec::new(), 0);
         while size < bytes {
             let Some(block) = self.next()? else { break };

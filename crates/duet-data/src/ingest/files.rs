@@ -53,7 +53,7 @@ struct Encoded {
 pub async fn ingest_files(path: &Path, zone: &mut RawZone, options: &FilesOptions) -> Result<IngestSummary> {
     let orphans = zone.remove_orphans().await? as u64;
     let mut summary = IngestSummary { orphans, ..IngestSummary::default() };
-    let mut blocks = Some(Blocks::new_to(zone, path)?);
+    let mut blocks = Some(Blocks::new(path, zone)?);
     let bar = progress::bar("ingest", "bytes", blocks.as_ref().map_or(0, |blocks| blocks.total_bytes));
     let zone_options = zone.options();
     let (mut read, mut encoded) = (Vec::new(), None::<Encoded>);

@@ -15,7 +15,7 @@ mod run;
 mod source;
 mod summary;
 
-pub(crate) use blocks::{Block, Blocks, lines as line_ranges};
+pub(crate) use blocks::{MAX_LINE_BYTES, event_files, lines as line_ranges};
 pub use command::{Origin, run};
 pub use files::{FilesOptions, ingest_files};
 pub use lines::LineSource;

@@ -8,7 +8,10 @@ use std::{
     fs::File,
     io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use arrow::{
@@ -26,12 +29,14 @@ use duet_core::{Error, Result, artifact::FileEntry, progress};
 use rayon::prelude::*;
 
 use crate::{
-    ingest::{Block, Blocks, line_ranges},
+    ingest::{MAX_LINE_BYTES, event_files, line_ranges},
     raw::event_hour,
 };
 
-/// Bytes read at a time, by the first reading; two such batches are in memory.
-const INDEX_BYTES: usize = 32 << 20;
+/// Bytes that a thread reads at a time, by the first reading; few in tests, so that many lines cross an end.
+const PIECE_BYTES: u64 = if cfg!(test) { 1 << 12 } else { 4 << 20 };
+/// Bytes read at a time to find the end of a line.
+const REST_BYTES: u64 = 64 << 10;
 /// Bytes read at a time, by the second: within them the runs of a day need no further reading.
 const WINDOW_BYTES: u64 = 1 << 20;
 
@@ -57,43 +62,55 @@ pub(super) struct FileDays {
 }
 
 impl FileDays {
-    /// Reads the times of a file's lines, or of every `*.jsonl`, `*.ndjson` and `*.json` below a directory. Nothing if the
-    /// days are so mixed that the runs would take more than `memory_bytes`, or something can't be read twice (a pipe).
+    /// Reads the times of a file's lines, or of every `*.jsonl`, `*.ndjson` and `*.json` below a directory, as long as the
+    /// files are now. Nothing if the days are so mixed that the runs would take more than `memory_bytes`, or something
+    /// can't be read twice (a pipe).
     ///
     /// # Errors
     /// [`Error::Io`] with the path; [`Error::Data`] for a directory without such files, or a line of more than 16 MiB.
     pub(super) fn read(path: &Path, memory_bytes: usize) -> Result<Option<Self>> {
-        let mut blocks = Blocks::of_files(path)?;
-        if !blocks.files.iter().all(|(file, _)| file.is_file()) {
-            return Ok(None);
-        }
-        let most_runs = memory_bytes / size_of::<Run>();
-        let mut days: BTreeMap<Option<i32>, Vec<Run>> = BTreeMap::new();
-        let (mut bytes, mut crc, mut runs) = (0, crc32fast::Hasher::new(), 0);
-        let bar = progress::bar("prepare", "bytes", blocks.total_bytes);
-        let mut batch = blocks.next_batch(INDEX_BYTES)?;
-        while !batch.is_empty() {
-            let (next, read) = rayon::join(
-                || blocks.next_batch(INDEX_BYTES),
-                || batch.par_iter().map(|block| (runs_of(block), checksum(block))).collect::<Vec<_>>(),
-            );
-            for (block, (block_runs, block_crc)) in batch.iter().zip(read) {
-                for (day, run) in block_runs {
-                    runs += append(days.entry(day).or_default(), run);
-                }
-                crc.combine(&block_crc);
-                bytes += block.bytes.len() as u64;
-                bar.inc(block.bytes.len() as u64);
-            }
-            if runs > most_runs {
-                bar.finish_and_clear();
+        let files = event_files(path)?;
+        let mut pieces = Vec::new();
+        for (file, (path, _)) in files.iter().enumerate() {
+            let data = fs_err::metadata(path).map_err(Error::io(path))?;
+            if !data.is_file() {
                 return Ok(None);
             }
-            batch = next?;
+            let starts = (0..data.len()).step_by(PIECE_BYTES as usize);
+            pieces.extend(starts.map(|start| Piece { file, start, end: data.len().min(start + PIECE_BYTES) }));
         }
+        let bytes = pieces.iter().map(|piece| piece.end - piece.start).sum();
+        let bar = progress::bar("prepare", "bytes", bytes);
+        let (most_runs, runs) = (memory_bytes / size_of::<Run>(), AtomicUsize::new(0));
+        let read: Result<Vec<Option<PieceRuns>>> = pieces
+            .par_iter()
+            .map_init(Vec::new, |buffer, piece| {
+                if runs.load(Ordering::Relaxed) > most_runs {
+                    return Ok(None);
+                }
+                let found = piece.runs(&files[piece.file].0, buffer)?;
+                runs.fetch_add(found.runs.len(), Ordering::Relaxed);
+                bar.inc(piece.end - piece.start);
+                Ok(Some(found))
+            })
+            .collect();
         bar.finish_and_clear();
+        let Some(read) = read?.into_iter().collect::<Option<Vec<PieceRuns>>>() else { return Ok(None) };
+
+        let mut days: BTreeMap<Option<i32>, Vec<Run>> = BTreeMap::new();
+        let (mut crc, mut count, mut lines) = (crc32fast::Hasher::new(), 0, 0);
+        for (piece, found) in pieces.iter().zip(read) {
+            if piece.start == 0 {
+                lines = 0;
+            }
+            for (day, run) in found.runs {
+                count += append(days.entry(day).or_default(), Run { first_line: lines + run.first_line, ..run });
+            }
+            lines += found.lines;
+            crc.combine(&found.crc);
+        }
         let entry = FileEntry { bytes, crc32: format!("{:08x}", crc.finalize()) };
-        Ok(Some(Self { files: blocks.files, days, entry }))
+        Ok((count <= most_runs).then_some(Self { files, days, entry }))
     }
 
     /// Days that have lines.
@@ -129,28 +146,77 @@ impl FileDays {
     }
 }
 
-fn checksum(block: &Block) -> crc32fast::Hasher {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&block.bytes);
-    hasher
+/// A part of a file: the lines that start within it.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    file: usize,
+    start: u64,
+    end: u64,
 }
 
-/// The runs of a block, in order.
-fn runs_of(block: &Block) -> Vec<(Option<i32>, Run)> {
-    let mut runs: Vec<(Option<i32>, Run)> = Vec::new();
-    for ((start, end, next), line) in line_ranges(&block.bytes).zip(block.first_line..) {
-        let hour = event_hour(&block.bytes[start..end]);
-        let day = hour.and_then(|hour| i32::try_from(hour.div_euclid(24)).ok());
-        let (offset, bytes) = (block.offset + start as u64, (next - start) as u64);
-        match runs.last_mut() {
-            Some((last, run)) if *last == day => {
-                run.lines += 1;
-                run.bytes += bytes;
+/// What was found in a piece.
+struct PieceRuns {
+    /// In order; lines are counted from the first of the piece, which is 1.
+    runs: Vec<(Option<i32>, Run)>,
+    lines: u64,
+    /// Over the bytes of the piece.
+    crc: crc32fast::Hasher,
+}
+
+impl Piece {
+    /// Reads the piece of the file at `path` and the rest of its last line.
+    fn runs(&self, path: &Path, buffer: &mut Vec<u8>) -> Result<PieceRuns> {
+        // The byte before says whether a line starts right here.
+        let from = self.start.saturating_sub(1);
+        let mut file = File::open(path).map_err(Error::io(path))?;
+        file.seek(SeekFrom::Start(from)).map_err(Error::io(path))?;
+        buffer.clear();
+        file.by_ref().take(self.end - from).read_to_end(buffer).map_err(Error::io(path))?;
+        let (before, length) = ((self.start - from) as usize, buffer.len());
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(buffer.get(before..).unwrap_or_default());
+        while !buffer.ends_with(b"\n") {
+            let known = buffer.len();
+            if known - length > MAX_LINE_BYTES {
+                let message = format!("a line of more than 16 MiB before byte {}: this is no file of events", self.end);
+                return Err(Error::data(path, message));
             }
-            _ => runs.push((day, Run { file: block.file as u32, lines: 1, offset, bytes, first_line: line })),
+            if file.by_ref().take(REST_BYTES).read_to_end(buffer).map_err(Error::io(path))? == 0 {
+                break;
+            }
+            if let Some(end) = memchr::memchr(b'\n', &buffer[known..]) {
+                buffer.truncate(known + end + 1);
+            }
         }
+        let mut found = PieceRuns { runs: Vec::new(), lines: 0, crc };
+        let first = match self.start {
+            0 => 0,
+            // The line that the piece before began ends here.
+            _ => memchr::memchr(b'\n', &buffer[..length]).map_or(length, |end| end + 1),
+        };
+        // A line that starts at the end belongs to the next piece.
+        if first >= length {
+            return Ok(found);
+        }
+        let offset = from + first as u64;
+        for (start, end, next) in line_ranges(&buffer[first..]) {
+            let hour = event_hour(&buffer[first + start..first + end]);
+            let day = hour.and_then(|hour| i32::try_from(hour.div_euclid(24)).ok());
+            let bytes = (next - start) as u64;
+            found.lines += 1;
+            match found.runs.last_mut() {
+                Some((last, run)) if *last == day => {
+                    run.lines += 1;
+                    run.bytes += bytes;
+                }
+                _ => {
+                    let (file, offset, first_line) = (self.file as u32, offset + start as u64, found.lines);
+                    found.runs.push((day, Run { file, lines: 1, offset, bytes, first_line }));
+                }
+            }
+        }
+        Ok(found)
     }
-    runs
 }
 
 /// Appends a run, to the last one if it goes on there; returns how many more there are.

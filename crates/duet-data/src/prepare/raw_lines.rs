@@ -37,7 +37,7 @@ pub(super) struct RawLines {
 #[derive(Debug)]
 enum Source {
     Zone {
-        zone: RawZone,
+        zone: Box<RawZone>,
         days: BTreeMap<Option<i32>, Vec<Part>>,
         /// Whether its parts keep their names from run to run.
         lasting: bool,
@@ -166,7 +166,7 @@ impl Source {
         for part in zone.parts() {
             days.entry(part.date.map(|date| date.to_epoch_days())).or_default().push(part.clone());
         }
-        Self::Zone { zone, days, lasting }
+        Self::Zone { zone: Box::new(zone), days, lasting }
     }
 }
 
