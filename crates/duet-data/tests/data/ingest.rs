@@ -173,7 +173,9 @@ async fn every_event_of_a_subject_comes_once() {
             drop(sent.await.unwrap());
         }
         stream.context.publish(stream.subject("end"), "".into()).await.unwrap().await.unwrap();
-        let summary = run_nats(&stream.options(), &to, &quick()).await.unwrap();
+        // What is sent again on a busy machine leaves gaps of which nothing is known.
+        let patient = NatsOptions { ack_wait: Duration::from_secs(60), ..stream.options() };
+        let summary = run_nats(&patient, &to, &quick()).await.unwrap();
         assert_eq!((summary.events, summary.known, summary.lag), (1_333, 0, Some(0)));
         assert!(summary.batches >= 3, "{summary:?}");
     }
