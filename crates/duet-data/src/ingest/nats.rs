@@ -101,7 +101,8 @@ pub struct NatsSource {
     client: Client,
     context: Context,
     consumer: PullConsumer,
-    messages: pull::Stream,
+    /// None once they were given back.
+    messages: Option<pull::Stream>,
     name: Arc<str>,
     identity: Arc<str>,
     /// The last sequence that the stream had when it was opened.
@@ -143,7 +144,7 @@ impl NatsSource {
             client,
             context,
             consumer,
-            messages,
+            messages: Some(messages),
             last: None,
             failing_since: None,
             connected: true,
@@ -182,7 +183,7 @@ impl NatsSource {
                 self.name, self.identity
             ))),
             Ok((_, messages)) => {
-                self.messages = messages;
+                self.messages = Some(messages);
                 (self.last, self.failing_since, self.pause) = (None, None, FIRST_PAUSE);
                 Ok(())
             }
@@ -369,7 +370,8 @@ impl EventSource for NatsSource {
 
     async fn receive(&mut self, limit: usize, wait: Duration, into: &mut Vec<Delivery<Subject>>) -> Result<Flow> {
         use jetstream::consumer::pull::MessagesErrorKind as Kind;
-        let (mut bytes, mut next) = (0, tokio::time::timeout(wait, self.messages.next()).await.ok());
+        let Some(messages) = &mut self.messages else { return Ok(Flow::Ended) };
+        let (mut bytes, mut next) = (0, tokio::time::timeout(wait, messages.next()).await.ok());
         loop {
             match next {
                 // Nothing for now.
@@ -409,7 +411,7 @@ impl EventSource for NatsSource {
                     break;
                 }
             }
-            next = self.messages.next().now_or_never();
+            next = self.messages.as_mut().and_then(|messages| messages.next().now_or_never());
             if next.is_none() {
                 break;
             }
@@ -434,11 +436,17 @@ impl EventSource for NatsSource {
     }
 
     async fn release(&mut self) {
+        let Some(mut messages) = self.messages.take() else { return };
         let mut tickets = Vec::new();
-        while let Some(Some(Ok(message))) = self.messages.next().now_or_never() {
+        while let Some(Some(Ok(message))) = messages.next().now_or_never() {
             tickets.extend(message.message.reply);
         }
+        // The request for messages is still open; the server forgets it with the subscription. Without that it would hand
+        // the next events to nobody, and they would come no sooner than `ack_wait` later.
+        drop(messages);
         self.publish_all(&tickets, b"-NAK").await;
+        // The server has read everything up to here once it answers.
+        let _ = self.consumer.get_info().await;
     }
 
     async fn lag(&mut self) -> Result<Option<Lag>> {
