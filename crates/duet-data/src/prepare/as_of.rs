@@ -3,7 +3,7 @@
 //! A figure **as of** day `d` counts the days up to and including `d`; an event of day `t` is described by figures as of
 //! `t - 1`. All sums are of whole numbers, so that neither the order of the events nor the number of threads matters.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use duet_core::event::{EventType, ItemKind};
 use hashbrown::HashMap;
@@ -24,6 +24,8 @@ const LISTEN_PRIOR: f64 = 20.0;
 const LISTEN_RATIO_START: f64 = 0.5;
 /// A listen ratio of 1 in the units that are summed.
 const RATIO_UNIT: f64 = 1e6;
+/// Figures of all days are kept where they take no more; 20,000 songs take half a megabyte a day.
+const FIGURES_BYTES: usize = 64 << 20;
 /// A song counts as liked when heard for so long, or for half of its length.
 const HEARD_MS: u64 = 30_000;
 
@@ -175,6 +177,36 @@ pub(super) struct SongFigures {
     pub(super) mean_listen: f64,
 }
 
+/// Figures worked out once for every row and day: many more events ask for them.
+#[derive(Debug)]
+struct Figures<T> {
+    first_day: i32,
+    days: usize,
+    /// By row, then day.
+    values: Vec<T>,
+}
+
+impl<T: Copy + Send> Figures<T> {
+    const NONE: Self = Self { first_day: 0, days: 0, values: Vec::new() };
+
+    /// The figures of `days`; none at all if they would take more than [`FIGURES_BYTES`].
+    fn new(rows: usize, days: Range<i32>, figures: impl Fn(u32, i32) -> T + Sync) -> Self {
+        let first_day = days.start;
+        let days = usize::try_from(days.end.saturating_sub(first_day)).unwrap_or(0);
+        if rows.saturating_mul(days).saturating_mul(size_of::<T>()) > FIGURES_BYTES {
+            return Self::NONE;
+        }
+        let at = |place: usize| figures((place / days) as u32, first_day + (place % days) as i32);
+        let values = (0..rows * days).into_par_iter().with_min_len(days).map(at).collect();
+        Self { first_day, days, values }
+    }
+
+    fn get(&self, row: u32, day: i32) -> Option<T> {
+        let day = usize::try_from(day.checked_sub(self.first_day)?).ok().filter(|day| *day < self.days)?;
+        self.values.get(row as usize * self.days + day).copied()
+    }
+}
+
 /// Everything known of items at the end of each day before a cutoff.
 #[derive(Debug)]
 pub(super) struct AsOf {
@@ -193,6 +225,8 @@ pub(super) struct AsOf {
     joins: Vec<i32>,
     first_day: i32,
     last_day: i32,
+    artist_figures: Figures<ArtistFigures>,
+    song_figures: Figures<SongFigures>,
 }
 
 impl AsOf {
@@ -230,6 +264,8 @@ impl AsOf {
             trends: Vec::new(),
             joins: Vec::new(),
             last_day: cutoff_day - 1,
+            artist_figures: Figures::NONE,
+            song_figures: Figures::NONE,
         };
         // A wrong clock can set the first day decades back: days without plays in reach have no trends to keep.
         let mut active: BTreeMap<i32, Vec<u32>> = BTreeMap::new();
@@ -250,8 +286,13 @@ impl AsOf {
                 trends
             })
             .collect();
+        let artists = joins.len();
         joins.sort_unstable();
         as_of.joins = joins;
+        // The events of the first day ask for the day before it.
+        let days = as_of.first_day - 1..cutoff_day;
+        as_of.artist_figures = Figures::new(artists, days.clone(), |artist, day| as_of.artist(artist, day));
+        as_of.song_figures = Figures::new(songs, days, |song, day| as_of.song(song, day));
         as_of
     }
 
@@ -270,6 +311,9 @@ impl AsOf {
 
     /// An artist's figures as of `day`. **Trend**: (plays in 7 days + 10) / (plays in 28 days / 4 + 10).
     pub(super) fn artist(&self, artist: u32, day: i32) -> ArtistFigures {
+        if let Some(figures) = self.artist_figures.get(artist, day) {
+            return figures;
+        }
         let plays = self.artist_plays.week_and_month(artist, day);
         let trend = Self::trend(plays);
         let trends = usize::try_from(day - self.first_day).ok().and_then(|at| self.trends.get(at));
@@ -290,6 +334,9 @@ impl AsOf {
 
     /// A song's mean listen ratio as of `day`: (sum of ratios + 20 m) / (plays + 20), with m the mean of all songs.
     pub(super) fn mean_listen(&self, song: u32, day: i32) -> f64 {
+        if let Some(figures) = self.song_figures.get(song, day) {
+            return figures.mean_listen;
+        }
         let [plays, ratios, _] = self.song_plays.as_of(song, day);
         let [all_plays, all_ratios, _] = self.all_songs.as_of(0, day);
         let overall =
@@ -299,6 +346,9 @@ impl AsOf {
 
     /// A song's figures as of `day`.
     pub(super) fn song(&self, song: u32, day: i32) -> SongFigures {
+        if let Some(figures) = self.song_figures.get(song, day) {
+            return figures;
+        }
         let [week, month] = self.song_plays.week_and_month(song, day);
         SongFigures { plays_7d: week[2] as f64, plays_28d: month[2] as f64, mean_listen: self.mean_listen(song, day) }
     }

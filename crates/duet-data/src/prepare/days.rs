@@ -24,7 +24,7 @@ const RULES_VERSION: u32 = 2;
 /// So many events are kept in memory from one walk to the next (120 MB).
 const KEPT_EVENTS: u64 = 2 << 20;
 /// Of more events, so many are in memory at a time, with the rows that come of them.
-const RANGE_EVENTS: u64 = 1 << 18;
+const RANGE_EVENTS: u64 = 1 << 16;
 /// The name of "day" for lines whose time can't be read.
 const UNKNOWN_DAY: &str = "unknown";
 
@@ -187,7 +187,8 @@ impl<'a, F: Fn(ItemKind, &str) -> Option<u32> + Sync> Days<'a, F> {
         let days: Vec<UserEvents> = cursors
             .par_iter_mut()
             .map(|cursor| {
-                let events = Vec::with_capacity(cursor.rows() / ranges as usize);
+                // Ranges are of equal width, not of equal length.
+                let events = Vec::with_capacity(cursor.rows() / ranges as usize * 5 / 4);
                 let mut day = UserEvents { events, users: Vec::new() };
                 cursor.take_below(limit, &self.row_of, &mut day).map(|()| day)
             })

@@ -37,8 +37,11 @@ use crate::{
 const PIECE_BYTES: u64 = if cfg!(test) { 1 << 12 } else { 4 << 20 };
 /// Bytes read at a time to find the end of a line.
 const REST_BYTES: u64 = 64 << 10;
-/// Bytes read at a time, by the second: within them the runs of a day need no further reading.
-const WINDOW_BYTES: u64 = 1 << 20;
+/// Bytes read at a time, by the second reading, of a long run and of a short one: within them further runs need no reading.
+const WINDOW_BYTES: u64 = if cfg!(test) { 1 << 14 } else { 1 << 20 };
+const SHORT_WINDOW_BYTES: u64 = if cfg!(test) { 1 << 10 } else { 1 << 14 };
+/// A batch ends when it holds windows of so many bytes: lines without a time may stand far apart.
+const BATCH_BYTES: usize = if cfg!(test) { 1 << 16 } else { 4 << 20 };
 
 /// Lines of a file that stand together and belong to one day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -322,7 +325,8 @@ impl LineReader {
         let mut sources = StringViewBuilder::with_capacity(self.batch_rows);
         // The views' buffers for the window and for the name of its file.
         let mut blocks: Option<(u32, u32)> = None;
-        while sequences.len() < self.batch_rows {
+        let mut held = 0;
+        while sequences.len() < self.batch_rows && held < BATCH_BYTES {
             let Some(mut run) = self.run.take().or_else(|| self.runs.next()) else { break };
             let range = match self.window.find(&run) {
                 Some(range) => range,
@@ -333,6 +337,7 @@ impl LineReader {
             };
             let source = &self.files.files[run.file as usize].1;
             let (payload_block, source_block) = *blocks.get_or_insert_with(|| {
+                held += self.window.bytes.len();
                 let name = Buffer::from(source.as_bytes());
                 (payloads.append_block(self.window.bytes.clone()), sources.append_block(name))
             });
@@ -379,7 +384,7 @@ impl LineReader {
             Some((open, file)) if *open == run.file => file,
             open => &mut open.insert((run.file, File::open(path).map_err(Error::io(path))?)).1,
         };
-        let mut size = WINDOW_BYTES;
+        let mut size = run.bytes.clamp(SHORT_WINDOW_BYTES, WINDOW_BYTES);
         loop {
             let mut bytes = Vec::with_capacity(size as usize);
             file.seek(SeekFrom::Start(run.offset)).map_err(Error::io(path))?;
@@ -427,6 +432,9 @@ mod tests {
         let mut reader = lines.reader(batch_rows);
         while let Some(batch) = reader.batch()? {
             assert!(batch.num_rows() <= batch_rows);
+            let windows: Vec<usize> = batch.column(3).as_binary_view().data_buffers().iter().map(|b| b.len()).collect();
+            let held: usize = windows.iter().sum();
+            assert!(held - windows.last().unwrap() < BATCH_BYTES, "{held} bytes for {} rows", batch.num_rows());
             let sequences = batch.column(1).as_primitive::<arrow::datatypes::UInt64Type>();
             for row in 0..batch.num_rows() {
                 let source = batch.column(0).as_string_view().value(row).to_owned();

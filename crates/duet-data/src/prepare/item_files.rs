@@ -10,15 +10,15 @@
 //! plays in 28 days, in `song_daily` that the last row before still stands (but for the plays, which fall out of reach).
 
 use arrow::{
-    array::{Date32Array, Float64Array, StringArray, UInt32Array, UInt64Array},
-    datatypes::DataType,
+    array::{Date32Array, Float64Array, StringArray},
+    datatypes::{DataType, Float64Type, UInt32Type, UInt64Type},
 };
 use duet_core::{Result, artifact::DirWriter};
 
 use super::{
     as_of::AsOf,
     catalogue::{Artist, Song},
-    outputs::{Rows, array, field, known, optional},
+    outputs::{Rows, array, field, known, optional, values},
 };
 
 pub(super) const SONGS_FILE: &str = "songs.parquet";
@@ -81,13 +81,13 @@ pub(super) fn write_songs(
             array::<_, _, StringArray>(rows, |row| Some(row.song.id.clone())),
             array::<_, _, StringArray>(rows, |row| Some(row.artist.to_owned())),
             array::<_, _, StringArray>(rows, |row| Some(row.song.title.clone())),
-            array::<_, _, UInt64Array>(rows, |row| Some(row.song.duration_ms)),
+            values::<_, UInt64Type>(rows, |row| row.song.duration_ms),
             array::<_, _, Date32Array>(rows, |row| row.song.release),
             array::<_, _, Float64Array>(rows, age),
-            array::<_, _, Float64Array>(rows, |row| Some(row.figures.mean_listen)),
-            array::<_, _, Float64Array>(rows, |row| Some(row.figures.plays_7d)),
-            array::<_, _, Float64Array>(rows, |row| Some(row.figures.plays_28d)),
-            array::<_, _, UInt32Array>(rows, |row| Some(row.rank)),
+            values::<_, Float64Type>(rows, |row| row.figures.mean_listen),
+            values::<_, Float64Type>(rows, |row| row.figures.plays_7d),
+            values::<_, Float64Type>(rows, |row| row.figures.plays_28d),
+            values::<_, UInt32Type>(rows, |row| row.rank),
         ]
     })?;
     out.extend(rows)?;
@@ -117,11 +117,11 @@ pub(super) fn write_item_days(writer: &DirWriter, artists: &[Artist], order: &[u
     ];
     let mut out: Rows<ItemDay> = Rows::create(writer.path(ITEM_DAILY_FILE), fields, |rows: &[ItemDay]| {
         vec![
-            array::<_, _, UInt32Array>(rows, |row| Some(row.item)),
+            values::<_, UInt32Type>(rows, |row| row.item),
             array::<_, _, Date32Array>(rows, |row| Some(row.day)),
-            array::<_, _, Float64Array>(rows, |row| Some(row.figures.plays_7d)),
-            array::<_, _, Float64Array>(rows, |row| Some(row.figures.plays_28d)),
-            array::<_, _, Float64Array>(rows, |row| Some(row.figures.trending_rank)),
+            values::<_, Float64Type>(rows, |row| row.figures.plays_7d),
+            values::<_, Float64Type>(rows, |row| row.figures.plays_28d),
+            values::<_, Float64Type>(rows, |row| row.figures.trending_rank),
             array::<_, _, Float64Array>(rows, |row| known(row.figures.followers)),
             array::<_, _, Float64Array>(rows, |row| known(row.follower_ratio)),
             array::<_, _, Float64Array>(rows, |row| known(row.catalogue_age)),
@@ -161,11 +161,11 @@ pub(super) fn write_song_days(writer: &DirWriter, order: &[usize], as_of: &AsOf)
     ];
     let mut out: Rows<SongDay> = Rows::create(writer.path(SONG_DAILY_FILE), fields, |rows: &[SongDay]| {
         vec![
-            array::<_, _, UInt32Array>(rows, |row| Some(row.song)),
+            values::<_, UInt32Type>(rows, |row| row.song),
             array::<_, _, Date32Array>(rows, |row| Some(row.day)),
-            array::<_, _, Float64Array>(rows, |row| Some(row.figures.plays_7d)),
-            array::<_, _, Float64Array>(rows, |row| Some(row.figures.plays_28d)),
-            array::<_, _, Float64Array>(rows, |row| Some(row.figures.mean_listen)),
+            values::<_, Float64Type>(rows, |row| row.figures.plays_7d),
+            values::<_, Float64Type>(rows, |row| row.figures.plays_28d),
+            values::<_, Float64Type>(rows, |row| row.figures.mean_listen),
         ]
     })?;
     for (song, &row) in order.iter().enumerate() {

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use duet_core::event::{EventType, ItemKind};
 use serde::Deserialize;
 
+use super::flat_object::{self, Plain};
 use crate::raw::Rfc3339;
 
 /// Longest id accepted, in bytes: what is longer is no id.
@@ -47,7 +48,7 @@ pub(super) struct Line<'a> {
     pub(super) ms_played: Option<u64>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 struct Fields<'a> {
     #[serde(borrow)]
     event_id: Cow<'a, str>,
@@ -69,14 +70,58 @@ struct Fields<'a> {
 }
 
 /// Serde copies the text of an `Option<Cow<str>>`, and of this only where it has escapes.
-#[derive(Deserialize)]
+#[derive(Debug, PartialEq, Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'a> Fields<'a> {
+    /// The fields of a plain object that has each once, of the right type. Anything else is for serde to judge.
+    fn plain(line: &'a str) -> Option<Self> {
+        fn set<T>(field: &mut Option<T>, value: T) -> Option<()> {
+            field.replace(value).is_none().then_some(())
+        }
+        let (mut event_id, mut event_type, mut user_id, mut item_kind, mut item_id, mut ts) =
+            (None, None, None, None, None, None);
+        let (mut request_id, mut position, mut ms_played) = (None, None, None);
+        flat_object::each_field(line, |key, value| match (key, value) {
+            ("event_id", Plain::Text(text)) => set(&mut event_id, text),
+            ("type", Plain::Text(text)) => {
+                set(&mut event_type, EventType::ALL.into_iter().find(|known| known.as_str() == text)?)
+            }
+            ("user_id", Plain::Text(text)) => set(&mut user_id, text),
+            ("item_kind", Plain::Text(text)) => {
+                set(&mut item_kind, [ItemKind::Artist, ItemKind::Song].into_iter().find(|kind| kind.as_str() == text)?)
+            }
+            ("item_id", Plain::Text(text)) => set(&mut item_id, text),
+            ("ts", Plain::Text(text)) => set(&mut ts, text),
+            ("request_id", Plain::Text(text)) => set(&mut request_id, text),
+            ("position", Plain::Number(number)) => set(&mut position, u32::try_from(number).ok()?),
+            ("ms_played", Plain::Number(number)) => set(&mut ms_played, number),
+            (
+                "event_id" | "type" | "user_id" | "item_kind" | "item_id" | "ts" | "request_id" | "position"
+                | "ms_played",
+                _,
+            ) => None,
+            _ => Some(()),
+        })?;
+        Some(Self {
+            event_id: Cow::Borrowed(event_id?),
+            event_type: event_type?,
+            user_id: Cow::Borrowed(user_id?),
+            item_kind: item_kind?,
+            item_id: Cow::Borrowed(item_id?),
+            ts: Cow::Borrowed(ts?),
+            request_id: request_id.map(|text| Text(Cow::Borrowed(text))),
+            position,
+            ms_played,
+        })
+    }
+}
 
 /// Parses a line (without its line end).
 pub(super) fn parse(line: &[u8]) -> Result<Line<'_>, Reject> {
     // Checked once as a whole, the text needs no check string by string.
     let fields: Result<Fields<'_>, _> = match simdutf8::basic::from_utf8(line) {
-        Ok(line) => serde_json::from_str(line),
+        Ok(line) => Fields::plain(line).map_or_else(|| serde_json::from_str(line), Ok),
         // What nobody reads may be anything.
         Err(_) => serde_json::from_slice(line),
     };
@@ -151,7 +196,96 @@ fn diagnose(line: &[u8]) -> Reject {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Objects of fields that are known or not, with values that fit or not, in any order and spacing.
+    fn objects() -> impl Strategy<Value = String> {
+        let keys = [
+            "event_id",
+            "type",
+            "user_id",
+            "item_kind",
+            "item_id",
+            "ts",
+            "request_id",
+            "position",
+            "ms_played",
+            "extra",
+            "Type",
+            "",
+            "\\u0074s",
+        ];
+        let texts =
+            ["", "e1", "listen", "song", "2025-01-01T00:30:00+05:45", "\u{fc}\u{1f3b5}", "a b", "\\n", "\\\"", "\t"];
+        let others = [
+            "0",
+            "7",
+            "4294967295",
+            "4294967296",
+            "999999999999999999",
+            "1000000000000000000",
+            "18446744073709551615",
+            "07",
+            "-1",
+            "1.5",
+            "1e3",
+            "null",
+            "true",
+            "false",
+            "nul",
+            "truely",
+            "[]",
+            "{\"a\":1}",
+            "",
+        ];
+        let value = prop_oneof![
+            6 => prop::sample::select(&texts[..]).prop_map(|text| format!("\"{text}\"")),
+            4 => prop::sample::select(&others[..]).prop_map(str::to_owned),
+        ];
+        let space = || prop::sample::select(&["", "", "", " ", "  ", "\t", "\n"][..]);
+        let field = (prop::sample::select(&keys[..]), value, space(), space())
+            .prop_map(|(key, value, before, after)| format!("{before}\"{key}\"{after}:{before}{value}{after}"));
+        let end = prop::sample::select(&["}", "}", "}", "} ", "}x", "", ",}"][..]);
+        (prop::collection::vec(field, 0..12), space(), end)
+            .prop_map(|(fields, space, end)| format!("{space}{{{}{end}", fields.join(",")))
+    }
+
+    /// A whole event of which one field is another one.
+    fn events() -> impl Strategy<Value = String> {
+        (objects(), any::<prop::sample::Index>(), prop::bool::ANY).prop_map(|(other, at, replace)| {
+            let mut fields: Vec<&str> = GOOD[1..GOOD.len() - 1].split(',').collect();
+            let other =
+                other.trim_start().trim_start_matches('{').trim_end_matches('}').split(',').next().unwrap_or("");
+            match (replace, at.index(fields.len())) {
+                (true, at) => fields[at] = other,
+                (false, at) => fields.insert(at, other),
+            }
+            format!("{{{}}}", fields.join(","))
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+        #[test]
+        fn what_is_read_as_plain_reads_the_same_in_full(line in prop_oneof![objects(), events()]) {
+            if let Some(plain) = Fields::plain(&line) {
+                let full: Fields<'_> = serde_json::from_str(&line).map_err(|error| {
+                    TestCaseError::fail(format!("{line}: {error}"))
+                })?;
+                prop_assert_eq!(plain, full, "{}", line);
+            }
+        }
+    }
+
+    #[test]
+    fn usual_lines_are_plain() {
+        let line = GOOD.replace("[1]", "null");
+        assert!(Fields::plain(&line).is_some());
+        assert!(Fields::plain(&line.replace(",\"", " ,  \"").replace("\":", "\" : ")).is_some());
+        assert!(Fields::plain(GOOD).is_none());
+    }
 
     const GOOD: &str = r#"{"event_id":"e1","type":"listen","user_id":"u1","item_kind":"song","item_id":"s1","ts":"2025-01-01T00:30:00+05:45","request_id":"r1","position":3,"ms_played":20000,"extra":[1]}"#;
 

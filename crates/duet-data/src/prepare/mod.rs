@@ -20,6 +20,7 @@ mod event_row;
 mod fate;
 mod features;
 mod file_days;
+mod flat_object;
 mod item_files;
 mod line;
 mod normalise;

@@ -51,9 +51,11 @@ pub(super) struct DayPaths {
     pub(super) quarantine: PathBuf,
 }
 
-/// The engine for the days of `lines`: `partitions` cores and `memory_bytes` for sorting, spill files below `temporary`.
+/// The engine for the days of `lines`, `side_by_side` of them at a time: `partitions` cores for each and `memory_bytes` for
+/// the sorting of all, spill files below `temporary`.
 pub(super) fn session(
     lines: &RawLines,
+    side_by_side: usize,
     partitions: usize,
     memory_bytes: usize,
     temporary: &Path,
@@ -66,7 +68,7 @@ pub(super) fn session(
     let config = SessionConfig::new()
         .with_target_partitions(partitions)
         .with_batch_size(BATCH_ROWS)
-        .with_sort_in_place_threshold_bytes(memory_bytes / WHOLE_SORT_SHARE)
+        .with_sort_in_place_threshold_bytes(memory_bytes / side_by_side / WHOLE_SORT_SHARE)
         .with_collect_statistics(false);
     let context = SessionContext::new_with_config_rt(config, runtime);
     lines.register(&context);
@@ -139,7 +141,7 @@ impl Sink {
 
     fn push(&mut self, batch: &RecordBatch) -> Result<()> {
         let wrong = || Error::Internal("parse_event: what came back is no row".into());
-        let rows = batch.column(0).as_binary_opt::<i32>().ok_or_else(wrong)?;
+        let rows = batch.column(0).as_binary_view_opt().ok_or_else(wrong)?;
         for row in 0..rows.len() {
             let event = match Row::decode(rows.value(row)).ok_or_else(wrong)? {
                 Row::Aside(aside) => {

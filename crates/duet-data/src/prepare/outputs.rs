@@ -11,10 +11,10 @@ use std::{path::PathBuf, sync::Arc};
 
 use arrow::{
     array::{
-        ArrayRef, BooleanArray, Float32Array, Float64Array, Int64Array, ListBuilder, UInt8Array, UInt32Array,
-        UInt32Builder, UInt64Array,
+        ArrayRef, ArrowPrimitiveType, BooleanArray, Float64Array, ListBuilder, PrimitiveArray, UInt32Array,
+        UInt32Builder,
     },
-    datatypes::{DataType, Field},
+    datatypes::{DataType, Field, Float32Type, Float64Type, Int64Type, UInt8Type, UInt32Type, UInt64Type},
 };
 use duet_core::{Error, Result, artifact::DirWriter};
 
@@ -77,6 +77,11 @@ where
     Arc::new(rows.iter().map(value).collect::<A>())
 }
 
+/// The same for numbers that are always there.
+pub(super) fn values<T, P: ArrowPrimitiveType>(rows: &[T], value: impl Fn(&T) -> P::Native) -> ArrayRef {
+    Arc::new(PrimitiveArray::<P>::from_iter_values(rows.iter().map(value)))
+}
+
 /// NaN to "no value".
 pub(super) fn known(value: f64) -> Option<f64> {
     Some(value).filter(|value| !value.is_nan())
@@ -104,12 +109,12 @@ fn play_fields() -> Vec<Field> {
 
 fn play_arrays(rows: &[Play]) -> Vec<ArrayRef> {
     vec![
-        array::<_, _, UInt32Array>(rows, |row| Some(row.user)),
-        array::<_, _, UInt32Array>(rows, |row| Some(row.song)),
-        array::<_, _, Int64Array>(rows, |row| Some(row.timestamp_ms)),
-        array::<_, _, UInt64Array>(rows, |row| Some(row.ms_played)),
-        array::<_, _, Float32Array>(rows, |row| Some(row.listen_ratio)),
-        array::<_, _, Float32Array>(rows, |row| Some(row.listen_delta)),
+        values::<_, UInt32Type>(rows, |row| row.user),
+        values::<_, UInt32Type>(rows, |row| row.song),
+        values::<_, Int64Type>(rows, |row| row.timestamp_ms),
+        values::<_, UInt64Type>(rows, |row| row.ms_played),
+        values::<_, Float32Type>(rows, |row| row.listen_ratio),
+        values::<_, Float32Type>(rows, |row| row.listen_delta),
         array::<_, _, BooleanArray>(rows, |row| Some(row.skipped)),
     ]
 }
@@ -137,19 +142,19 @@ fn impression_fields() -> Vec<Field> {
 
 fn impression_arrays(rows: &[Impression]) -> Vec<ArrayRef> {
     vec![
-        array::<_, _, UInt32Array>(rows, |row| Some(row.user)),
-        array::<_, _, UInt8Array>(rows, |row| Some(row.item_kind as u8)),
-        array::<_, _, UInt32Array>(rows, |row| Some(row.item)),
-        array::<_, _, Int64Array>(rows, |row| Some(row.timestamp_ms)),
+        values::<_, UInt32Type>(rows, |row| row.user),
+        values::<_, UInt8Type>(rows, |row| row.item_kind as u8),
+        values::<_, UInt32Type>(rows, |row| row.item),
+        values::<_, Int64Type>(rows, |row| row.timestamp_ms),
         array::<_, _, UInt32Array>(rows, |row| row.position),
         array::<_, _, BooleanArray>(rows, |row| Some(row.clicked)),
-        array::<_, _, UInt64Array>(rows, |row| Some(row.user_clicks)),
-        array::<_, _, UInt64Array>(rows, |row| Some(row.user_impressions)),
-        array::<_, _, Float64Array>(rows, |row| Some(row.click_rate)),
-        array::<_, _, Float64Array>(rows, |row| Some(row.artist_share)),
-        array::<_, _, Float64Array>(rows, |row| Some(row.plays_7d)),
-        array::<_, _, Float64Array>(rows, |row| Some(row.plays_28d)),
-        array::<_, _, Float64Array>(rows, |row| Some(row.trending_rank)),
+        values::<_, UInt64Type>(rows, |row| row.user_clicks),
+        values::<_, UInt64Type>(rows, |row| row.user_impressions),
+        values::<_, Float64Type>(rows, |row| row.click_rate),
+        values::<_, Float64Type>(rows, |row| row.artist_share),
+        values::<_, Float64Type>(rows, |row| row.plays_7d),
+        values::<_, Float64Type>(rows, |row| row.plays_28d),
+        values::<_, Float64Type>(rows, |row| row.trending_rank),
         array::<_, _, Float64Array>(rows, |row| known(row.followers)),
         array::<_, _, Float64Array>(rows, |row| known(row.tenure_days)),
         array::<_, _, Float64Array>(rows, |row| known(row.recency_days)),
@@ -168,11 +173,11 @@ fn user_artist_fields() -> Vec<Field> {
 
 fn user_artist_arrays(rows: &[UserArtist]) -> Vec<ArrayRef> {
     vec![
-        array::<_, _, UInt32Array>(rows, |row| Some(row.user)),
-        array::<_, _, UInt32Array>(rows, |row| Some(row.item)),
-        array::<_, _, UInt64Array>(rows, |row| Some(row.clicks)),
-        array::<_, _, Float64Array>(rows, |row| Some(row.share)),
-        array::<_, _, UInt64Array>(rows, |row| Some(row.plays)),
+        values::<_, UInt32Type>(rows, |row| row.user),
+        values::<_, UInt32Type>(rows, |row| row.item),
+        values::<_, UInt64Type>(rows, |row| row.clicks),
+        values::<_, Float64Type>(rows, |row| row.share),
+        values::<_, UInt64Type>(rows, |row| row.plays),
     ]
 }
 
@@ -190,11 +195,7 @@ fn history_arrays(rows: &[History]) -> Vec<ArrayRef> {
         }
         Arc::new(builder.finish())
     };
-    vec![
-        array::<_, _, UInt32Array>(rows, |row| Some(row.user)),
-        lists(|row| &row.last_songs),
-        lists(|row| &row.recent_follows),
-    ]
+    vec![values::<_, UInt32Type>(rows, |row| row.user), lists(|row| &row.last_songs), lists(|row| &row.recent_follows)]
 }
 
 /// Every per-user file, open.

@@ -198,16 +198,16 @@ async fn read_days(
 
     let workers = rayon::current_num_threads().max(1);
     let side_by_side = workers.min(changed.len()).max(1);
-    let (lines, spill) = (Arc::new(lines), writer.path(SPILL_DIR));
+    let (partitions, spill) = (workers / side_by_side, writer.path(SPILL_DIR));
+    let context = normalise::session(&lines, side_by_side, partitions, options.memory_bytes, &spill)?;
+    let lines = Arc::new(lines);
     let bar = progress::bar("prepare", "days", changed.len() as u64);
     let states: Vec<(String, DayState)> = futures::stream::iter(changed)
         .map(|day| {
-            let (name, spill) = (days::day_name(day), spill.clone());
+            let name = days::day_name(day);
             let (events, quarantine) = days::files_of(writer.dir(), &name);
-            let (user_key, lines) = (options.user_key.clone(), Arc::clone(&lines));
-            let memory = options.memory_bytes / side_by_side;
+            let (context, user_key, lines) = (context.clone(), options.user_key.clone(), Arc::clone(&lines));
             let task = tokio::spawn(async move {
-                let context = normalise::session(&lines, workers / side_by_side, memory, &spill)?;
                 let paths = DayPaths { events, quarantine };
                 let books = normalise::normalise(&context, &lines, day, &user_key, &paths).await?;
                 Ok::<_, Error>((name, DayState { parts: lines.version_or_files(day), books }))
@@ -253,29 +253,33 @@ fn derive(
     let reference_day = chrono::NaiveDate::from_epoch_days(cutoff_day - 1)
         .ok_or_else(|| Error::input("the cutoff is outside of the calendar"))?;
     let rules = AccountRules { user_key: &options.user_key, age_edges: &options.age_edges, reference_day };
-    let accounts = accounts::read(&options.accounts, &rules)?;
+    let artists_path = options.catalogue.join("artists.csv");
+    let songs_path = options.catalogue.join("songs.csv");
+    let daily_path = options.catalogue.join(catalogue::DAILY_FILE);
+    let (accounts, catalogue) = rayon::join(
+        || accounts::read(&options.accounts, &rules),
+        || {
+            let artists = catalogue::read_artists(&artists_path)?;
+            let rows: HashMap<String, u32> =
+                artists.iter().enumerate().map(|(row, artist)| (artist.id.clone(), row as u32)).collect();
+            let songs = catalogue::read_songs(&songs_path, &rows)?;
+            let followers = catalogue::read_followers(&daily_path, &rows, cutoff_day)?;
+            Ok::<_, Error>((artists, rows, songs, followers))
+        },
+    );
+    let (accounts, (artists, artist_rows, songs, followers)) = (accounts?, catalogue?);
     let forgotten = match previous {
         Some(dataset) => ForgottenList::read(&dataset.dir)?,
         None => ForgottenList::default(),
     };
     forgotten.write(writer.dir())?;
     let users = Users::new(accounts, &forgotten);
-    clock.lap("accounts");
-
-    let artists_path = options.catalogue.join("artists.csv");
-    let songs_path = options.catalogue.join("songs.csv");
-    let daily_path = options.catalogue.join(catalogue::DAILY_FILE);
-    let artists = catalogue::read_artists(&artists_path)?;
-    let artist_rows: HashMap<String, u32> =
-        artists.iter().enumerate().map(|(row, artist)| (artist.id.clone(), row as u32)).collect();
-    let songs = catalogue::read_songs(&songs_path, &artist_rows)?;
-    let followers = catalogue::read_followers(&daily_path, &artist_rows, cutoff_day)?;
     let known = Known {
         artists: artist_rows,
         songs: songs.iter().enumerate().map(|(row, song)| (song.id.clone(), row as u32)).collect(),
     };
+    clock.lap("accounts and catalogue");
 
-    clock.lap("catalogue");
     let mut days = Days::new(writer.dir(), index, |kind, id| known.row_of(kind, id));
     let (counts, day_books) = walks::count(options, &mut days, &users, &songs, cutoff_day)?;
     let mut books = Books::default();
@@ -308,7 +312,15 @@ fn derive(
         held_out_day: (options.held_out != HeldOut::Nothing).then_some(held_out_day),
         new_artists_only: options.new_artists_only,
     };
-    let (written, activity, rows) = walks::walk_users(options, writer, &mut days, &users, &walk, &items)?;
+    let (walked, item_files) = rayon::join(
+        || walks::walk_users(options, writer, &mut days, &users, &walk, &items),
+        || {
+            item_files::write_songs(writer, &songs, &artists, &released, &as_of, cutoff_day - 1)?;
+            item_files::write_item_days(writer, &artists, &items, &as_of)?;
+            item_files::write_song_days(writer, &released, &as_of)
+        },
+    );
+    let (written, activity, rows) = walked?;
     clock.lap("second walk");
     if rows.train == 0 {
         let message = match rows.positive_events {
@@ -320,9 +332,7 @@ fn derive(
         };
         return Err(Error::data(events_name(options), message));
     }
-    item_files::write_songs(writer, &songs, &artists, &released, &as_of, cutoff_day - 1)?;
-    item_files::write_item_days(writer, &artists, &items, &as_of)?;
-    item_files::write_song_days(writer, &released, &as_of)?;
+    item_files?;
     let user_table = features::users(&users.accounts, &activity, &as_of, options.min_users_per_place, cutoff_day)?;
     let item_table = features::items(&artists, &items, &as_of, cutoff_day)?;
     let schema = features::schema();
