@@ -21,5 +21,5 @@ pub use files::{FilesOptions, ingest_files};
 pub use lines::LineSource;
 pub use nats::{NatsOptions, NatsSource};
 pub use run::{IngestOptions, ingest};
-pub use source::{Delivery, EventSource, Flow, Lag, RECEIVE_BYTES};
+pub use source::{Delivery, EventSource, Feed, Flow, Lag, RECEIVE_BYTES};
 pub use summary::IngestSummary;
