@@ -1,6 +1,7 @@
 //! The help of every command, as files: a change of the command line shows in review.
 //!
-//! `DUET_UPDATE_SNAPSHOTS=1 cargo test --release --test tests help` writes them anew.
+//! `DUET_UPDATE_SNAPSHOTS=1 cargo test --release --test tests help` writes them anew; with `--features kafka` it writes the two
+//! pages that such a build has in another form.
 
 use std::{
     collections::BTreeSet,
@@ -34,6 +35,9 @@ fn snapshots() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots")
 }
 
+/// Pages that a build with Kafka has in another form, and the names of both forms' snapshots.
+const WITH_KAFKA: [(&str, &str); 2] = [("duet-ingest", "duet-ingest-kafka"), ("duet-run", "duet-run-kafka")];
+
 /// What `--help` prints on a terminal of 100 columns.
 fn help(program: &str, args: &[&str]) -> String {
     let mut child = command(program, &[args, &["--help"]].concat());
@@ -60,9 +64,13 @@ fn help_is_as_reviewed() {
         .collect();
     assert_eq!(listed, COMMANDS, "the commands of duet");
 
+    for (plain, with_kafka) in WITH_KAFKA {
+        if cfg!(feature = "kafka") {
+            pages.iter_mut().filter(|(name, _)| name == plain).for_each(|(name, _)| *name = with_kafka.to_owned());
+        }
+    }
     let dir = snapshots();
     if env::var_os("DUET_UPDATE_SNAPSHOTS").is_some() {
-        let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("a directory for the snapshots");
         for (name, page) in &pages {
             fs::write(dir.join(format!("{name}.txt")), page).expect("a snapshot is written");
@@ -72,7 +80,9 @@ fn help_is_as_reviewed() {
         .expect("tests/snapshots")
         .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
         .collect();
-    assert_eq!(found, pages.iter().map(|(name, _)| format!("{name}.txt")).collect(), "tests/snapshots");
+    let named = pages.iter().map(|(name, _)| name.as_str());
+    let forms = WITH_KAFKA.iter().flat_map(|(plain, with_kafka)| [*plain, *with_kafka]);
+    assert_eq!(found, named.chain(forms).map(|name| format!("{name}.txt")).collect(), "tests/snapshots");
     for (name, page) in &pages {
         let kept = fs::read_to_string(dir.join(format!("{name}.txt"))).expect("a snapshot");
         let differ = kept.lines().zip(page.lines()).position(|(kept, now)| kept != now);
@@ -98,6 +108,8 @@ fn wrong_usage_is_told_from_errors() {
         ("duet", &["prepare", "--world", "x", "--events", "y", "--user-key", "k", "--out", "z"]),
         ("duet", &["import", "--preset", "movielens-9", "--from", "x", "--out", "y"]),
         ("duet", &["completions", "sh-of-old"]),
+        ("duet", &["ingest", "--to", "x", "--allow-gaps"]),
+        ("duet", &["run", "--once", "--work", "x", "--group", "y"]),
         ("train", &["--data", "x", "--out", "y", "--resume", "--overwrite"]),
         ("train", &["--data", "x", "--out", "y", "--seed", "-1"]),
         ("embed", &["--run", "x"]),
@@ -106,6 +118,19 @@ fn wrong_usage_is_told_from_errors() {
         assert_eq!((done.code, done.out.as_str()), (2, ""), "{program} {args:?}: {}", done.err);
         assert!(done.err.contains("--help"), "{program} {args:?}: {}", done.err);
     }
+}
+
+#[cfg(not(feature = "kafka"))]
+#[test]
+fn a_build_without_kafka_says_what_it_lacks() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let zone = dir.path().join("zone");
+    let zone = zone.to_str().expect("test paths are UTF-8");
+    for args in [&["ingest", "--to", zone, "--topic", "t"][..], &["ingest", "--to", zone, "--kafka", "localhost:9092"]]
+    {
+        crate::workshop::fail("duet", args, 1, &["lacks Kafka", "--features kafka"]);
+    }
+    assert!(!dir.path().join("zone").exists());
 }
 
 #[test]

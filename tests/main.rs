@@ -8,6 +8,8 @@ mod faults;
 mod forged;
 mod help;
 mod interruption;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod path;
 mod personal;
 mod schedule;

@@ -85,7 +85,8 @@ impl Drop for Stream<'_> {
     }
 }
 
-fn event_files(world: &Path) -> Vec<PathBuf> {
+/// The event files of a world, in order.
+pub(crate) fn event_files(world: &Path) -> Vec<PathBuf> {
     let mut open = vec![world.join("events")];
     let mut files = Vec::new();
     while let Some(next) = open.pop() {

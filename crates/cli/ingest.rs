@@ -17,13 +17,14 @@ use duet_data::{
 
 use crate::{
     Outcome, interrupt,
+    kafka::KafkaArgs,
     nats::NatsArgs,
     values::{self, grouped},
 };
 
 /// Land events, unchanged and each exactly once, in a raw zone: a directory or a bucket.
 ///
-/// From NATS it runs until it is stopped (Ctrl-C or SIGTERM: what was taken is committed first), or with --until-empty
+/// From a live stream it runs until it is stopped (Ctrl-C or SIGTERM: what was taken is committed first), or with --until-empty
 /// until it has caught up. An event is acknowledged once it is durable; after a kill the next run goes on where the zone
 /// is. A server or store that goes away is tried again for --patience.
 #[derive(Debug, Clone, Args)]
@@ -55,6 +56,8 @@ pub(crate) struct IngestArgs {
     /// Events that may be on their way at most: the server stops there until some are committed.
     #[arg(long, default_value_t = 500_000, value_name = "N", value_parser = at_least_two, help_heading = "NATS")]
     max_unacknowledged: usize,
+    #[command(flatten)]
+    kafka: KafkaArgs,
     /// Commit a batch when it has so many MiB of events.
     #[arg(long, default_value_t = 64, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Batches")]
     batch_size: u32,
@@ -67,6 +70,9 @@ pub(crate) struct IngestArgs {
 enum Source {
     /// A NATS JetStream stream.
     Nats,
+    /// Kafka topics; --topic alone says so too.
+    #[cfg(feature = "kafka")]
+    Kafka,
     /// Files of JSON lines; lines that the zone has are not copied again.
     Files,
     /// Standard input, a line an event.
@@ -87,15 +93,29 @@ fn at_least_two(text: &str) -> Result<usize, String> {
 
 impl IngestArgs {
     fn source(&self) -> Result<Origin> {
-        Ok(match (self.from, &self.files, self.nats.options()) {
-            (Source::Files, Some(path), _) => Origin::Files(path.clone()),
-            (Source::Stdin, ..) => Origin::Stdin,
-            (Source::Nats, _, Some(options)) => Origin::Nats(NatsOptions {
+        let kafka = self.kafka.origin(self.nats.patience)?;
+        Ok(match (self.from, &self.files, kafka, self.nats.options()) {
+            (Source::Files, Some(path), None, _) => Origin::Files(path.clone()),
+            (Source::Stdin, _, None, _) => Origin::Stdin,
+            (Source::Files | Source::Stdin, _, Some(_), _) => {
+                return Err(Error::input("--topic names a source, and --from another one").into());
+            }
+            (_, _, Some(kafka), _) => kafka,
+            (Source::Nats, _, None, Some(options)) => Origin::Nats(NatsOptions {
                 create_stream: self.create_stream,
                 ack_wait: self.ack_wait,
                 max_unacknowledged: self.max_unacknowledged,
                 ..options
             }),
+            #[cfg(feature = "kafka")]
+            (Source::Kafka, ..) => return Err(Error::input("--from kafka needs --topic").into()),
+            #[cfg(feature = "kafka")]
+            _ => {
+                return Err(
+                    Error::input("give --stream, or --topic, or --from files with --files, or --from stdin").into()
+                );
+            }
+            #[cfg(not(feature = "kafka"))]
             _ => return Err(Error::input("give --stream, or --from files with --files, or --from stdin").into()),
         })
     }

@@ -16,6 +16,7 @@ mod import;
 mod ingest;
 mod inspect;
 mod interrupt;
+mod kafka;
 mod lists;
 mod logging;
 mod man;

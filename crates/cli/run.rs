@@ -20,13 +20,13 @@ use duet_model::device::DeviceChoice;
 use duet_train::pipeline::{Figures, Flush, Gate, Outcome as Ended, Pipeline, PipelineOptions, Record};
 use serde_json::json;
 
-use crate::{Outcome, configuration, interrupt, nats::NatsArgs, prepare::SourceArgs, values};
+use crate::{Outcome, configuration, interrupt, kafka::KafkaArgs, nats::NatsArgs, prepare::SourceArgs, values};
 
 /// Keep a bundle up to date: ingest, prepare, train, evaluate, embed, gate, publish, again and again.
 ///
 /// WORK/current is a link to the newest bundle that passed the gate; whatever fails, it stays as it is and is served on.
-/// With --stream, a tick first takes all that the stream has into the zone of --raw (`duet ingest` has more settings, and
-/// may run beside instead). Each tick leaves a record, WORK/records/ID.json. A training begins with the parameters of the published one. Ctrl-C or
+/// With --stream (or --topic, in builds with Kafka), a tick first takes all that is there into the zone of --raw (`duet
+/// ingest` has more settings, and may run beside instead). Each tick leaves a record, WORK/records/ID.json. A training begins with the parameters of the published one. Ctrl-C or
 /// SIGTERM stops after the step under way, a training after its current batch; the next tick takes it up.
 #[derive(Debug, Clone, Args)]
 #[command(group = ArgGroup::new("when").required(true).args(["every", "once"]))]
@@ -44,15 +44,17 @@ pub(crate) struct RunArgs {
     sources: SourceArgs,
     #[command(flatten)]
     nats: NatsArgs,
+    #[command(flatten)]
+    kafka: KafkaArgs,
     /// Configuration of the training; without one, the shipped configs/events.toml. --set changes its keys too.
-    #[arg(long, value_name = "FILE.toml")]
+    #[arg(long, value_name = "FILE.toml", help_heading = "Training")]
     train_config: Option<PathBuf>,
     /// auto, cpu, ndarray, wgpu or wgpu:INDEX.
-    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    #[arg(long, default_value = "auto", value_name = "DEVICE", help_heading = "Training")]
     device: DeviceChoice,
     /// Published runs and bundles that are kept, and as many that were not published; older ones are deleted, the current one
     /// never.
-    #[arg(long, default_value_t = 7, value_name = "N", value_parser = values::positive)]
+    #[arg(long, default_value_t = 7, value_name = "N", value_parser = values::positive, help_heading = "Gate")]
     keep: usize,
     /// Publish only with at least this gain of NDCG@10 over popularity, as a share of popularity's. -1: no limit.
     #[arg(long, default_value_t = 0.0, value_name = "SHARE", allow_negative_numbers = true, help_heading = "Gate")]
@@ -63,12 +65,17 @@ pub(crate) struct RunArgs {
 }
 
 /// The ingest that comes before each `prepare`, where a stream is named: all that it has goes into the zone.
-fn flush(nats: &NatsArgs, zone: Option<&str>, stop: Arc<AtomicBool>) -> Result<Option<Flush>> {
-    let Some(stream) = nats.options() else { return Ok(None) };
-    let Some(zone) = zone else {
-        return Err(Error::input("--stream needs --raw: the zone that the events go into and are prepared from").into());
+fn flush(nats: &NatsArgs, kafka: &KafkaArgs, zone: Option<&str>, stop: Arc<AtomicBool>) -> Result<Option<Flush>> {
+    let (flag, origin) = match (kafka.origin(nats.patience)?, nats.options()) {
+        (Some(topics), _) => ("--topic", topics),
+        (None, Some(stream)) => ("--stream", Origin::Nats(stream)),
+        (None, None) => return Ok(None),
     };
-    let (origin, to) = (Origin::Nats(stream), Location::parse(zone)?.with_patience(nats.patience));
+    let Some(zone) = zone else {
+        let why = "the zone that the events go into and are prepared from";
+        return Err(Error::input(format!("{flag} needs --raw: {why}")).into());
+    };
+    let to = Location::parse(zone)?.with_patience(nats.patience);
     let options = IngestOptions { until_empty: true, stop, ..IngestOptions::default() };
     Ok(Some(Box::new(move || {
         let summary = ingest(&origin, &to, ZoneOptions::default(), &options)?;
@@ -104,7 +111,7 @@ impl RunArgs {
         let stop = interrupt::stop_flag();
         Ok(PipelineOptions {
             work: self.work.clone(),
-            flush: flush(&self.nats, sources.raw.as_deref(), stop.clone())?,
+            flush: flush(&self.nats, &self.kafka, sources.raw.as_deref(), stop.clone())?,
             config: match &self.train_config {
                 Some(file) => Config::load(file, &training)?,
                 None => Config::resolve(&[configuration::shipped(DatasetKind::Events)], &training)?,

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use duet_core::{Error, Result};
 
 use super::{FilesOptions, IngestOptions, IngestSummary, LineSource, NatsOptions, NatsSource, ingest, ingest_files};
+#[cfg(feature = "kafka")]
+use super::{KafkaOptions, KafkaSource};
 use crate::{
     raw::{RawZone, ZoneOptions},
     store::Location,
@@ -15,6 +17,9 @@ use crate::{
 pub enum Origin {
     /// A NATS JetStream stream.
     Nats(NatsOptions),
+    /// Kafka topics.
+    #[cfg(feature = "kafka")]
+    Kafka(KafkaOptions),
     /// A file of JSON lines, or a directory of such.
     Files(PathBuf),
     /// Standard input.
@@ -33,6 +38,11 @@ pub fn run(from: &Origin, to: &Location, zone: ZoneOptions, options: &IngestOpti
         match from {
             Origin::Nats(nats) => {
                 let mut source = NatsSource::open(nats.clone()).await?;
+                Ok(ingest(&mut source, zone, options).await?.1)
+            }
+            #[cfg(feature = "kafka")]
+            Origin::Kafka(kafka) => {
+                let mut source = KafkaSource::open(kafka.clone()).await?;
                 Ok(ingest(&mut source, zone, options).await?.1)
             }
             Origin::Stdin => Ok(ingest(&mut LineSource::stdin(), zone, options).await?.1),

@@ -1,12 +1,12 @@
 //! Standard input (or anything that is read once) as a source: a line is an event.
 
-use std::{io::Read, sync::Arc, time::Duration};
+use std::{io::Read, time::Duration};
 
 use bytes::Bytes;
 use duet_core::{Error, Result};
 use tokio::sync::mpsc;
 
-use super::source::{Delivery, EventSource, Flow, Lag};
+use super::source::{Delivery, EventSource, Feed, Flow, Lag};
 
 /// Bytes read at once.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -18,7 +18,7 @@ const MAX_LINE_BYTES: usize = 16 << 20;
 /// Lines of a reader, numbered from 1. They can't be handed out again: only what is committed survives a kill.
 #[derive(Debug)]
 pub struct LineSource {
-    name: Arc<str>,
+    feed: Feed,
     blocks: mpsc::Receiver<Result<Bytes>>,
     /// Lines of the block that were not handed out yet.
     rest: Bytes,
@@ -35,10 +35,10 @@ impl LineSource {
     /// Reads anything, in a thread of its own.
     pub fn new(name: &str, reader: impl Read + Send + 'static) -> Self {
         let (sender, blocks) = mpsc::channel(WAITING_BLOCKS);
-        let source: Arc<str> = name.into();
+        let feed = Feed { name: name.into(), identity: None };
         let label = name.to_owned();
         std::thread::spawn(move || read(&label, reader, &sender));
-        Self { name: source, blocks, rest: Bytes::new(), sequence: 0 }
+        Self { feed, blocks, rest: Bytes::new(), sequence: 0 }
     }
 }
 
@@ -84,12 +84,8 @@ fn read(name: &str, mut reader: impl Read, sender: &mpsc::Sender<Result<Bytes>>)
 impl EventSource for LineSource {
     type Ticket = ();
 
-    fn name(&self) -> Arc<str> {
-        Arc::clone(&self.name)
-    }
-
-    fn identity(&self) -> Option<Arc<str>> {
-        None
+    fn feeds(&self) -> &[Feed] {
+        std::slice::from_ref(&self.feed)
     }
 
     async fn receive(&mut self, limit: usize, wait: Duration, into: &mut Vec<Delivery<()>>) -> Result<Flow> {
@@ -115,7 +111,7 @@ impl EventSource for LineSource {
             }
             self.sequence += 1;
             let sequence = self.sequence;
-            into.push(Delivery { sequence, covers_from: sequence, received_ms: None, payload, ticket: () });
+            into.push(Delivery { feed: 0, sequence, covers_from: sequence, received_ms: None, payload, ticket: () });
         }
         Ok(Flow::Open)
     }

@@ -27,7 +27,7 @@ use bytes::Bytes;
 use duet_core::{Error, Result};
 use futures::{FutureExt, StreamExt};
 
-use super::source::{Delivery, EventSource, Flow, Lag, RECEIVE_BYTES};
+use super::source::{Delivery, EventSource, Feed, Flow, Lag, RECEIVE_BYTES};
 use crate::store::PATIENCE;
 
 /// Messages asked for at once; up to one and a half times as many wait in the client.
@@ -103,8 +103,7 @@ pub struct NatsSource {
     consumer: PullConsumer,
     /// None once they were given back.
     messages: Option<pull::Stream>,
-    name: Arc<str>,
-    identity: Arc<str>,
+    feed: Feed,
     /// The last sequence that the stream had when it was opened.
     target: u64,
     /// Consumer sequence and stream sequence of the last delivery, if it was the first of its event.
@@ -118,7 +117,7 @@ pub struct NatsSource {
 
 impl std::fmt::Debug for NatsSource {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("NatsSource").field("name", &self.name).field("identity", &self.identity).finish()
+        formatter.debug_struct("NatsSource").field("feed", &self.feed).finish()
     }
 }
 
@@ -137,8 +136,7 @@ impl NatsSource {
         let consumer = open_consumer(&options, &stream).await?;
         let messages = pull(&consumer).await.map_err(|error| options.failed(error))?;
         Ok(Self {
-            name: format!("nats:{}", options.stream).into(),
-            identity: identity(&options, &info),
+            feed: Feed { name: format!("nats:{}", options.stream).into(), identity: Some(identity(&options, &info)) },
             target: info.state.last_sequence,
             options,
             client,
@@ -178,9 +176,10 @@ impl NatsSource {
             Ok::<_, String>((identity, messages))
         };
         match opened.await {
-            Ok((identity, _)) if identity != self.identity => Err(Error::input(format!(
+            Ok((identity, _)) if self.feed.identity.as_ref() != Some(&identity) => Err(Error::input(format!(
                 "{}: the stream was made anew while it was read ({}; now it is {identity}); take another zone for it",
-                self.name, self.identity
+                self.feed.name,
+                self.feed.identity.as_deref().unwrap_or_default()
             ))),
             Ok((_, messages)) => {
                 self.messages = Some(messages);
@@ -206,7 +205,7 @@ impl NatsSource {
         let received_ms = i64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).ok();
         let message = message.message;
         let ticket = message.reply.ok_or_else(|| failed("no reply subject".to_owned()))?;
-        Ok(Delivery { sequence, covers_from, received_ms, payload: message.payload, ticket })
+        Ok(Delivery { feed: 0, sequence, covers_from, received_ms, payload: message.payload, ticket })
     }
 
     async fn publish_all(&self, tickets: &[Subject], word: &'static [u8]) {
@@ -360,12 +359,8 @@ fn identity(options: &NatsOptions, info: &stream::Info) -> Arc<str> {
 impl EventSource for NatsSource {
     type Ticket = Subject;
 
-    fn name(&self) -> Arc<str> {
-        Arc::clone(&self.name)
-    }
-
-    fn identity(&self) -> Option<Arc<str>> {
-        Some(Arc::clone(&self.identity))
+    fn feeds(&self) -> &[Feed] {
+        std::slice::from_ref(&self.feed)
     }
 
     async fn receive(&mut self, limit: usize, wait: Duration, into: &mut Vec<Delivery<Subject>>) -> Result<Flow> {

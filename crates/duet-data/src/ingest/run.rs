@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use duet_core::{Error, Result};
 use tokio::task::JoinHandle;
 
@@ -58,33 +59,49 @@ impl Default for IngestOptions {
 
 /// A batch that fills.
 struct Batch<Ticket> {
+    /// Payloads of all feeds.
     bytes: Vec<u8>,
-    rows: Vec<Row>,
-    covered: Ranges,
+    feeds: Vec<Share>,
+    events: usize,
     tickets: Vec<Ticket>,
     since: Instant,
 }
 
+/// What a feed has in a batch.
+#[derive(Default)]
+struct Share {
+    rows: Vec<Row>,
+    covered: Ranges,
+}
+
 impl<Ticket> Batch<Ticket> {
     fn new() -> Self {
-        let since = Instant::now();
-        Self { bytes: Vec::new(), rows: Vec::new(), covered: Ranges::default(), tickets: Vec::new(), since }
+        Self { bytes: Vec::new(), feeds: Vec::new(), events: 0, tickets: Vec::new(), since: Instant::now() }
     }
 
     fn push(&mut self, delivery: Delivery<Ticket>) {
-        if self.rows.is_empty() {
+        if self.events == 0 {
             self.since = Instant::now();
         }
+        if self.feeds.len() <= delivery.feed {
+            self.feeds.resize_with(delivery.feed + 1, Share::default);
+        }
+        let share = &mut self.feeds[delivery.feed];
         let (start, length) = (self.bytes.len() as u32, delivery.payload.len() as u32);
         self.bytes.extend_from_slice(&delivery.payload);
         let received_ms = delivery.received_ms.unwrap_or(NOT_RECEIVED);
-        self.rows.push(Row { sequence: delivery.sequence, received_ms, start, length });
-        self.covered.insert(delivery.covers_from, delivery.sequence);
+        share.rows.push(Row { sequence: delivery.sequence, received_ms, start, length });
+        share.covered.insert(delivery.covers_from, delivery.sequence);
+        self.events += 1;
         self.tickets.push(delivery.ticket);
     }
 
     fn is_full(&self, options: &IngestOptions) -> bool {
-        self.bytes.len() >= options.batch_bytes || self.rows.len() >= options.batch_events
+        self.bytes.len() >= options.batch_bytes || self.events >= options.batch_events
+    }
+
+    fn contains(&self, feed: usize, sequence: u64) -> bool {
+        self.feeds.get(feed).is_some_and(|share| share.covered.contains(sequence))
     }
 }
 
@@ -98,7 +115,7 @@ struct Writing<Ticket> {
 /// caught up with. Each event is acknowledged once its part and the log's entry are durable.
 ///
 /// # Errors
-/// [`Error::Input`] if another process writes to the zone, or the source is not the one of its name that the zone knows;
+/// [`Error::Input`] if another process writes to the zone, or a feed is not the one of its name that the zone knows;
 /// those of source and store. A batch that is being written is completed first; what was received beyond it is not
 /// acknowledged, so it comes again.
 pub async fn ingest<S: EventSource>(
@@ -111,25 +128,11 @@ pub async fn ingest<S: EventSource>(
         return Err(Error::input("a batch must have from 1 byte to 1 GiB, and from 1 event"));
     }
     let orphans = zone.remove_orphans().await? as u64;
-    let (name, identity) = (source.name(), source.identity());
-    let mut seen = Ranges::default();
-    if let Some(state) = zone.source(&name) {
-        if let (Some(known), Some(found)) = (&state.identity, &identity)
-            && known != found
-        {
-            return Err(Error::input(format!(
-                "{}: the zone has events of another {name} ({known}; now it is {found}): their sequences would be mixed up; \
-                 take another zone",
-                zone.location()
-            )));
-        }
-        seen.extend(&state.ranges);
-    }
     let mut run = Run {
         source,
         options,
         batch: Batch::new(),
-        seen,
+        seen: Vec::new(),
         zone: Some(zone),
         writing: None,
         summary: IngestSummary { orphans, ..IngestSummary::default() },
@@ -137,7 +140,7 @@ pub async fn ingest<S: EventSource>(
         last_hold: Instant::now(),
         last_lag: Instant::now(),
     };
-    let done = run.until_done(&name, identity.as_ref()).await;
+    let done = run.until_done().await;
     // Whatever happened: a batch on its way to the zone arrives there, or its failure is told.
     let written = match run.writing.take() {
         Some(writing) => run.finish(writing).await,
@@ -154,8 +157,8 @@ struct Run<'a, S: EventSource> {
     source: &'a mut S,
     options: &'a IngestOptions,
     batch: Batch<S::Ticket>,
-    /// Sequences that are in the zone, or in a batch.
-    seen: Ranges,
+    /// Sequences of each feed that are in the zone, or in a batch.
+    seen: Vec<Ranges>,
     /// Not here while a batch is written.
     zone: Option<RawZone>,
     writing: Option<Writing<S::Ticket>>,
@@ -166,11 +169,12 @@ struct Run<'a, S: EventSource> {
 }
 
 impl<S: EventSource> Run<'_, S> {
-    async fn until_done(&mut self, name: &Arc<str>, identity: Option<&Arc<str>>) -> Result<()> {
+    async fn until_done(&mut self) -> Result<()> {
         let (mut ended, mut deliveries) = (false, Vec::new());
         let options = self.options;
         let age = if options.until_empty { options.batch_age.min(FLUSH_AGE) } else { options.batch_age };
         loop {
+            self.meet_feeds().await?;
             if self.writing.as_ref().is_some_and(|writing| writing.task.is_finished())
                 && let Some(writing) = self.writing.take()
             {
@@ -180,10 +184,10 @@ impl<S: EventSource> Run<'_, S> {
             let stopping = ended || options.stop.load(Ordering::SeqCst);
             let idle = options.until_empty && self.last_event.elapsed() >= IDLE;
             let due = self.batch.is_full(options) || stopping || idle || self.batch.since.elapsed() >= age;
-            if due && !self.batch.rows.is_empty() {
-                self.write(name, identity);
+            if due && self.batch.events > 0 {
+                self.write().await?;
             }
-            let at_rest = self.batch.rows.is_empty() && self.writing.is_none();
+            let at_rest = self.batch.events == 0 && self.writing.is_none();
             if at_rest && (stopping || (idle && self.is_caught_up().await?)) {
                 return Ok(());
             }
@@ -194,10 +198,40 @@ impl<S: EventSource> Run<'_, S> {
                 self.wait_for_writing().await;
                 continue;
             }
-            let room = options.batch_events - self.batch.rows.len();
+            let room = options.batch_events - self.batch.events;
             ended = self.source.receive(room.min(RECEIVED_AT_ONCE), TICK, &mut deliveries).await? == Flow::Ended;
             self.take(&mut deliveries).await?;
         }
+    }
+
+    /// Looks up what the zone has of feeds that are new, and lets the source begin behind that.
+    async fn meet_feeds(&mut self) -> Result<()> {
+        if self.source.feeds().len() == self.seen.len() {
+            return Ok(());
+        }
+        if let Some(writing) = self.writing.take() {
+            self.finish(writing).await?;
+        }
+        let zone =
+            self.zone.as_ref().ok_or_else(|| Error::Internal("the zone is away, and nothing is written".into()))?;
+        for feed in self.source.feeds().iter().skip(self.seen.len()) {
+            let mut seen = Ranges::default();
+            if let Some(state) = zone.source(&feed.name) {
+                if let (Some(known), Some(found)) = (&state.identity, &feed.identity)
+                    && known != found
+                {
+                    return Err(Error::input(format!(
+                        "{}: the zone has events of another {} ({known}; now it is {found}): their sequences would be mixed \
+                         up; take another zone",
+                        zone.location(),
+                        feed.name
+                    )));
+                }
+                seen.extend(&state.ranges);
+            }
+            self.seen.push(seen);
+        }
+        self.source.resume(&self.seen).await
     }
 
     /// Puts what is new into the batch; acknowledges what the zone has.
@@ -208,10 +242,12 @@ impl<S: EventSource> Run<'_, S> {
         self.last_event = Instant::now();
         let mut known = Vec::new();
         for delivery in deliveries.drain(..) {
-            if !self.seen.contains(delivery.sequence) {
-                self.seen.insert(delivery.covers_from, delivery.sequence);
+            let seen = self.seen.get_mut(delivery.feed);
+            let seen = seen.ok_or_else(|| Error::Internal("an event of a feed that is not known".into()))?;
+            if !seen.contains(delivery.sequence) {
+                seen.insert(delivery.covers_from, delivery.sequence);
                 self.batch.push(delivery);
-            } else if self.batch.covered.contains(delivery.sequence) {
+            } else if self.batch.contains(delivery.feed, delivery.sequence) {
                 // Came again before it was written: acknowledged with its batch, by either ticket.
             } else {
                 known.push(delivery.ticket);
@@ -229,23 +265,37 @@ impl<S: EventSource> Run<'_, S> {
     }
 
     /// Starts writing the batch, if none is being written.
-    fn write(&mut self, name: &Arc<str>, identity: Option<&Arc<str>>) {
-        let Some(mut zone) = self.zone.take() else { return };
+    async fn write(&mut self) -> Result<()> {
+        if self.zone.is_none() {
+            return Ok(());
+        }
+        let settled = self.source.settle().await?;
+        let Some(mut zone) = self.zone.take() else { return Ok(()) };
         let batch = std::mem::replace(&mut self.batch, Batch::new());
-        let mut rows = batch.rows;
-        rows.sort_unstable_by_key(|row| row.sequence);
-        let events = Events {
-            source: Arc::clone(name),
-            identity: identity.cloned(),
-            bytes: batch.bytes.into(),
-            rows,
-            covered: batch.covered,
-        };
+        let bytes = Bytes::from(batch.bytes);
+        let mut shares = batch.feeds.into_iter();
+        let mut events = Vec::new();
+        for (index, (feed, seen)) in self.source.feeds().iter().zip(&mut self.seen).enumerate() {
+            let Share { mut rows, mut covered } = shares.next().unwrap_or_default();
+            if let Some(Some(last)) = settled.get(index).copied()
+                && seen.first_absent(0).is_some_and(|absent| absent <= last)
+            {
+                seen.insert(0, last);
+                covered.insert(0, last);
+            }
+            if covered.is_empty() {
+                continue;
+            }
+            rows.sort_unstable_by_key(|row| row.sequence);
+            let (source, identity) = (Arc::clone(&feed.name), feed.identity.clone());
+            events.push(Events { source, identity, bytes: bytes.clone(), rows, covered });
+        }
         let task = tokio::spawn(async move {
             let written = write(&mut zone, events).await;
             (zone, written)
         });
         self.writing = Some(Writing { task, tickets: batch.tickets });
+        Ok(())
     }
 
     async fn finish(&mut self, writing: Writing<S::Ticket>) -> Result<()> {
@@ -327,10 +377,10 @@ async fn finished<T>(task: &JoinHandle<T>) {
     }
 }
 
-async fn write(zone: &mut RawZone, events: Events) -> Result<IngestSummary> {
+async fn write(zone: &mut RawZone, events: Vec<Events>) -> Result<IngestSummary> {
     let options = zone.options();
-    let sources = sources(std::slice::from_ref(&events));
-    let parts = blocking(move || encode(&[events], options.granularity, options.compression)).await?;
+    let sources = sources(&events);
+    let parts = blocking(move || encode(&events, options.granularity, options.compression)).await?;
     let mut summary = IngestSummary::default();
     summary.add(zone.commit(parts, sources).await?);
     Ok(summary)

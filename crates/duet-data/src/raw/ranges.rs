@@ -43,6 +43,14 @@ impl Ranges {
         other.iter().for_each(|(first, last)| self.insert(first, last));
     }
 
+    /// The first number, from `from` on, that is not in the set; nothing if there is none.
+    pub fn first_absent(&self, from: u64) -> Option<u64> {
+        match self.ranges.range(..=from).next_back() {
+            Some((_, last)) if *last >= from => last.checked_add(1),
+            _ => Some(from),
+        }
+    }
+
     /// The ranges in order.
     pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.ranges.iter().map(|(first, last)| (*first, *last))
@@ -95,6 +103,8 @@ mod tests {
                 plain.extend(first..=first + length);
                 for number in 0..70 {
                     prop_assert_eq!(ranges.contains(number), plain.contains(&number));
+                    let absent = (number..).find(|number| !plain.contains(number));
+                    prop_assert_eq!(ranges.first_absent(number), absent);
                 }
             }
             let list: Vec<(u64, u64)> = ranges.iter().collect();
@@ -110,6 +120,7 @@ mod tests {
         ranges.insert(0, 0);
         ranges.insert(1, u64::MAX - 1);
         assert_eq!(ranges.iter().collect::<Vec<_>>(), [(0, u64::MAX)]);
+        assert_eq!(ranges.first_absent(7), None);
         ranges.insert(3, 2);
         assert_eq!(ranges.len(), 1);
     }

@@ -17,9 +17,10 @@ use async_nats::jetstream::{self, Context, consumer, stream};
 use duet_core::Result;
 use duet_data::{
     ingest::{
-        Delivery, EventSource, Flow, IngestOptions, IngestSummary, Lag, LineSource, NatsOptions, NatsSource, ingest,
+        Delivery, EventSource, Feed, Flow, IngestOptions, IngestSummary, Lag, LineSource, NatsOptions, NatsSource,
+        ingest,
     },
-    raw::{RawZone, ZoneOptions},
+    raw::{Ranges, RawZone, ZoneOptions},
     store::{Location, PATIENCE},
 };
 use futures::StreamExt;
@@ -102,7 +103,7 @@ impl Drop for TestStream {
 }
 
 /// An event of 250 bytes that says its number, of an hour that changes every thousand events.
-fn payload(number: u64) -> Vec<u8> {
+pub(crate) fn payload(number: u64) -> Vec<u8> {
     let (hour, minute) = (number / 1_000 % 24, number % 60);
     let mut text = format!(
         r#"{{"event_id":"e-{number:012}","type":"listen","user_id":"u-{:06}","item_kind":"song","item_id":"s-{:06}","ts":"2025-03-03T{hour:02}:{minute:02}:00Z","ms_played":{:06},"surface":"home","session_id":""#,
@@ -118,7 +119,7 @@ fn payload(number: u64) -> Vec<u8> {
 }
 
 /// Small batches, until everything is in.
-fn quick() -> IngestOptions {
+pub(crate) fn quick() -> IngestOptions {
     IngestOptions {
         batch_bytes: 100_000,
         batch_age: Duration::from_millis(100),
@@ -127,11 +128,15 @@ fn quick() -> IngestOptions {
     }
 }
 
-fn zone_at(path: &Path) -> Location {
+pub(crate) fn zone_at(path: &Path) -> Location {
     Location::parse(path.to_str().unwrap()).unwrap()
 }
 
-async fn run(source: &mut impl EventSource, to: &Location, options: &IngestOptions) -> Result<IngestSummary> {
+pub(crate) async fn run(
+    source: &mut impl EventSource,
+    to: &Location,
+    options: &IngestOptions,
+) -> Result<IngestSummary> {
     let zone = RawZone::create_or_open(to.clone(), ZoneOptions::default()).await?;
     Ok(ingest(source, zone, options).await?.1)
 }
@@ -199,11 +204,8 @@ struct Silent(NatsSource, u64);
 
 impl EventSource for Silent {
     type Ticket = <NatsSource as EventSource>::Ticket;
-    fn name(&self) -> Arc<str> {
-        self.0.name()
-    }
-    fn identity(&self) -> Option<Arc<str>> {
-        self.0.identity()
+    fn feeds(&self) -> &[Feed] {
+        self.0.feeds()
     }
     async fn receive(&mut self, limit: usize, wait: Duration, into: &mut Vec<Delivery<Self::Ticket>>) -> Result<Flow> {
         let flow = self.0.receive(limit, wait, into).await;
@@ -533,6 +535,123 @@ async fn a_server_that_goes_away_is_waited_for_and_then_an_error() {
     let nats = NatsOptions { patience: Duration::from_secs(30), ..stream.options() };
     run_nats(&nats, &to, &quick()).await.unwrap();
     check(&to, 41_000).await;
+}
+
+/// A source of two feeds, the second of which is not there at first; the last event of each says so.
+#[derive(Default)]
+struct Growing {
+    feeds: Vec<Feed>,
+    next: Vec<u64>,
+    resumed: Vec<Vec<Ranges>>,
+    acknowledged: Vec<(usize, u64)>,
+}
+
+impl Growing {
+    const EVENTS: u64 = 500;
+
+    fn grow(&mut self) {
+        let name = format!("growing/{}", self.feeds.len()).into();
+        self.feeds.push(Feed { name, identity: Some("first".into()) });
+    }
+}
+
+impl EventSource for Growing {
+    type Ticket = (usize, u64);
+    fn feeds(&self) -> &[Feed] {
+        &self.feeds
+    }
+    async fn resume(&mut self, committed: &[Ranges]) -> Result<()> {
+        for committed in &committed[self.next.len()..] {
+            self.next.push(committed.first_absent(0).unwrap());
+        }
+        self.resumed.push(committed.to_vec());
+        Ok(())
+    }
+    async fn receive(&mut self, limit: usize, _: Duration, into: &mut Vec<Delivery<Self::Ticket>>) -> Result<Flow> {
+        assert_eq!(self.next.len(), self.feeds.len(), "asked for events of a feed that was not resumed");
+        for _ in 0..limit.min(40) {
+            let (feed, next) = self.next.iter().copied().enumerate().min_by_key(|(_, next)| *next).unwrap();
+            if next >= Self::EVENTS {
+                if self.feeds.len() == 2 {
+                    return Ok(Flow::Ended);
+                }
+                self.grow();
+                break;
+            }
+            // Every third sequence is no event's.
+            if next % 3 != 2 {
+                let payload = payload(next * 2 + feed as u64).into();
+                into.push(Delivery {
+                    feed,
+                    sequence: next,
+                    covers_from: next,
+                    received_ms: None,
+                    payload,
+                    ticket: (feed, next),
+                });
+            }
+            self.next[feed] += 1;
+        }
+        Ok(Flow::Open)
+    }
+    async fn settle(&mut self) -> Result<Vec<Option<u64>>> {
+        Ok(self.next.iter().map(|next| next.checked_sub(1)).collect())
+    }
+    async fn acknowledge(&mut self, tickets: Vec<Self::Ticket>) -> Result<()> {
+        self.acknowledged.extend(tickets);
+        Ok(())
+    }
+    async fn hold(&mut self, _: &[Self::Ticket]) -> Result<()> {
+        Ok(())
+    }
+    fn hold_every(&self) -> Option<Duration> {
+        None
+    }
+    async fn release(&mut self) {}
+    async fn lag(&mut self) -> Result<Option<Lag>> {
+        Ok(None)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_may_get_more_feeds() {
+    let dir = tempfile::tempdir().unwrap();
+    let to = zone_at(&dir.path().join("zone"));
+    let options = IngestOptions { batch_bytes: 20_000, until_empty: false, ..quick() };
+    let mut source = Growing::default();
+    source.grow();
+    let summary = run(&mut source, &to, &options).await.unwrap();
+    assert!(summary.batches > 3, "{summary:?}");
+    assert_eq!(source.resumed.len(), 2);
+    assert_eq!(source.resumed[0], [Ranges::default()]);
+    assert!(source.resumed[1][1].is_empty());
+    let mut expected: Vec<(usize, u64)> = Vec::new();
+    for feed in 0..2 {
+        expected.extend((0..Growing::EVENTS).filter(|next| next % 3 != 2).map(|next| (feed, next)));
+    }
+    source.acknowledged.sort_unstable();
+    assert_eq!(source.acknowledged, expected);
+    let zone = RawZone::open(to.clone()).await.unwrap();
+    let mut events = read_zone(&zone).await;
+    events.sort();
+    let found: Vec<(String, u64)> = events.iter().map(|event| (event.source.clone(), event.sequence)).collect();
+    let named: Vec<(String, u64)> = expected.iter().map(|(feed, next)| (format!("growing/{feed}"), *next)).collect();
+    assert_eq!(found, named);
+    // The sequences that are no event's are known to be none.
+    for (name, ranges) in zone.committed() {
+        assert_eq!(ranges.iter().collect::<Vec<_>>(), [(0, Growing::EVENTS - 1)], "{name}");
+    }
+    // The next run begins behind all that.
+    let mut again = Growing::default();
+    again.grow();
+    again.grow();
+    assert_eq!(run(&mut again, &to, &options).await.unwrap().events, 0);
+    // A feed that is another one.
+    let mut other =
+        Growing { feeds: vec![Feed { name: "growing/1".into(), identity: Some("second".into()) }], ..again };
+    other.next.clear();
+    let error = run(&mut other, &to, &options).await.unwrap_err().to_string();
+    assert!(error.contains("another growing/1 (first; now it is second)"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

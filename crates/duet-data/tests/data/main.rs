@@ -4,6 +4,8 @@
 mod accounts;
 mod fuzz;
 mod ingest;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod prepare;
 mod privacy;
 mod quality;
