@@ -12,7 +12,7 @@ use std::{
 use crate::workshop::{Done, command, duet};
 
 /// Every command of `duet`.
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "demo",
     "world",
     "import",
@@ -25,6 +25,7 @@ const COMMANDS: [&str; 16] = [
     "recommend",
     "similar",
     "inspect",
+    "bench",
     "privacy",
     "forget",
     "completions",

@@ -4,6 +4,7 @@
 //! public data) prints `skipped: ...`.
 
 mod agreement;
+mod bench;
 mod faults;
 mod forged;
 mod help;

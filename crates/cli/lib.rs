@@ -6,6 +6,7 @@
 //!   progress to standard error.
 //! * Exit codes: 0; 1 for an error, printed as `error: ...`; 2 for wrong usage; 130 for an interrupted training.
 
+mod bench;
 mod completions;
 mod configuration;
 mod demo;
@@ -64,6 +65,7 @@ enum Command {
     Recommend(recommend::RecommendArgs),
     Similar(similar::SimilarArgs),
     Inspect(inspect::InspectArgs),
+    Bench(bench::BenchArgs),
     Privacy(privacy::PrivacyArgs),
     Forget(forget::ForgetArgs),
     Completions(completions::CompletionsArgs),
@@ -122,6 +124,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
             Command::Recommend(args) => recommend::run(args, out),
             Command::Similar(args) => similar::run(args, out),
             Command::Inspect(args) => inspect::run(args, out),
+            Command::Bench(args) => bench::run(args, out),
             Command::Privacy(args) => privacy::run(args, out),
             Command::Forget(args) => forget::run(args, out),
             Command::Completions(args) => completions::run(args, &mut Cli::command(), out),

@@ -42,7 +42,13 @@ impl AdamW {
     /// One step; parameters without a gradient stay as they are.
     pub fn step(&mut self, towers: Towers, gradients: GradientsParams, rate: f64) -> Towers {
         self.steps += 1;
-        towers.map(&mut Step { optimiser: self, gradients, rate, path: Vec::new() })
+        towers.map(&mut Step { optimiser: self, gradients, rate, host: None, path: Vec::new() })
+    }
+
+    /// [`AdamW::step`] for towers in host memory: one pass over each parameter. `scale` multiplies the gradients.
+    pub(crate) fn host_step(&mut self, towers: Towers, gradients: GradientsParams, rate: f64, scale: f32) -> Towers {
+        self.steps += 1;
+        towers.map(&mut Step { optimiser: self, gradients, rate, host: Some(scale), path: Vec::new() })
     }
 
     /// Both moments of every parameter, named `adamw.first.PATH` and `adamw.second.PATH`.
@@ -85,7 +91,31 @@ struct Step<'a> {
     optimiser: &'a mut AdamW,
     gradients: GradientsParams,
     rate: f64,
+    /// What gradients are multiplied by, where everything is in host memory.
+    host: Option<f32>,
     path: Vec<String>,
+}
+
+/// A parameter with its moments, in host memory.
+struct HostParameter {
+    weights: Vec<f32>,
+    first: Vec<f32>,
+    second: Vec<f32>,
+    gradient: Vec<f32>,
+}
+
+impl HostParameter {
+    /// `keep`: what weight decay leaves; `biases`: of both moments.
+    fn step(&mut self, scale: f32, rate: f32, keep: f32, biases: [f32; 2]) {
+        let moments = self.first.iter_mut().zip(&mut self.second);
+        for ((weight, gradient), (first, second)) in self.weights.iter_mut().zip(&self.gradient).zip(moments) {
+            let gradient = gradient * scale;
+            *first = *first * BETA_1 + gradient * (1.0 - BETA_1);
+            *second = *second * BETA_2 + gradient * gradient * (1.0 - BETA_2);
+            let denominator = (*second / biases[1]).sqrt() + EPSILON;
+            *weight = *weight * keep - *first / biases[0] / denominator * rate;
+        }
+    }
 }
 
 impl ModuleMapper for Step<'_> {
@@ -105,13 +135,36 @@ impl ModuleMapper for Step<'_> {
         let moments = moments
             .entry(self.path.join("."))
             .or_insert_with(|| Moments { first: gradient.zeros_like(), second: gradient.zeros_like() });
-        moments.first.inplace(|first| first * BETA_1 + gradient.clone() * (1.0 - BETA_1));
-        moments.second.inplace(|second| second * BETA_2 + gradient.square() * (1.0 - BETA_2));
         let first_bias = 1.0 - BETA_1.powi(*steps);
         let second_bias = 1.0 - BETA_2.powi(*steps);
+        let keep = (1.0 - if D > 1 { self.rate * *weight_decay } else { 0.0 }) as f32;
+        if let Some(scale) = self.host {
+            let device = gradient.device();
+            let tensor = |values: Vec<f32>| {
+                let count = values.len();
+                Tensor::<1>::from_data(TensorData::new(values, [count]), &device)
+            };
+            let read = |weights: Tensor<D>| -> Result<HostParameter> {
+                Ok(HostParameter {
+                    weights: to_host(weights)?,
+                    first: to_host(moments.first.clone())?,
+                    second: to_host(moments.second.clone())?,
+                    gradient: to_host(gradient.clone())?,
+                })
+            };
+            // Host memory can always be read; if not, the tensors below know as much.
+            if let Ok(mut parameter) = read(param.val().inner()) {
+                parameter.step(scale, self.rate as f32, keep, [first_bias, second_bias]);
+                moments.first = tensor(parameter.first);
+                moments.second = tensor(parameter.second);
+                let weights = tensor(parameter.weights).reshape(shape);
+                return param.map(|_| Tensor::from_inner(weights).require_grad());
+            }
+        }
+        moments.first.inplace(|first| first * BETA_1 + gradient.clone() * (1.0 - BETA_1));
+        moments.second.inplace(|second| second * BETA_2 + gradient.square() * (1.0 - BETA_2));
         let denominator = (moments.second.clone() / second_bias).sqrt() + EPSILON;
         let update = (moments.first.clone() / first_bias / denominator * self.rate as f32).reshape(shape);
-        let keep = if D > 1 { 1.0 - self.rate * *weight_decay } else { 1.0 };
-        param.map(|tensor| Tensor::from_inner(tensor.inner() * keep as f32 - update).require_grad())
+        param.map(|tensor| Tensor::from_inner(tensor.inner() * keep - update).require_grad())
     }
 }

@@ -19,8 +19,9 @@ use crate::{
     device::{DeviceChoice, OpenDevice, wgpu_adapters},
     embedding::{EmbeddingTable, TableState, to_host},
     feature_bags::FeatureRows,
+    host,
     inference::Embedder,
-    loss::{LossOutput, Targets, sampled_softmax},
+    loss::{Targets, sampled_softmax},
     model::{DataShape, Towers, TwoTower},
     step::{Learner, Rates},
     unique::Unique,
@@ -135,22 +136,39 @@ fn finite_differences(values: &[f64], mut function: impl FnMut(&[f64]) -> f64) -
         .collect()
 }
 
+/// The loss and both gradients, from the loops in host memory or from the device.
+fn run_loss(
+    device: &OpenDevice,
+    host: bool,
+    users: &[f32],
+    items: &[f32],
+    dim: usize,
+    targets: &Targets,
+) -> (f32, Vec<f32>, Vec<f32>) {
+    if host {
+        let output = host::loss::sampled_softmax(users, items, &[], dim, targets, &mut host::loss::Scratch::default());
+        return (output.loss, output.users, output.items);
+    }
+    let users = tensor(users, [users.len() / dim, dim], device);
+    let items = tensor(items, [items.len() / dim, dim], device);
+    let output = sampled_softmax(&users, &items, targets);
+    (to_host(output.loss).unwrap()[0], to_host(output.users).unwrap(), to_host(output.items).unwrap())
+}
+
 fn check_loss(device: &OpenDevice, host: bool, rows: usize, columns: usize, dim: usize, seed: u64) {
     let mut rng = Pcg64Mcg::seed_from_u64(seed);
     let mut random = |count: usize| -> Vec<f32> { (0..count).map(|_| rng.random_range(-1.5..1.5)).collect() };
     let (users, items) = (random(rows * dim), random(columns * dim));
     let targets = random_targets(rows, columns, &mut rng);
-    let output =
-        sampled_softmax(&tensor(&users, [rows, dim], device), &tensor(&items, [columns, dim], device), &targets, host);
-    let LossOutput { loss, users: d_users, items: d_items } = output.unwrap();
+    let (loss, d_users, d_items) = run_loss(device, host, &users, &items, dim, &targets);
     let wide = |values: &[f32]| -> Vec<f64> { values.iter().map(|&value| f64::from(value)).collect() };
     let (users, items) = (wide(&users), wide(&items));
     let name = &device.description;
-    assert_close(&format!("{name} loss"), &to_host(loss).unwrap(), &[naive_loss(&users, &items, dim, &targets)], 2e-5);
+    assert_close(&format!("{name} loss"), &[loss], &[naive_loss(&users, &items, dim, &targets)], 2e-5);
     let expected = finite_differences(&users, |users| naive_loss(users, &items, dim, &targets));
-    assert_close(&format!("{name} d users"), &to_host(d_users).unwrap(), &expected, 1e-4);
+    assert_close(&format!("{name} d users"), &d_users, &expected, 1e-4);
     let expected = finite_differences(&items, |items| naive_loss(&users, items, dim, &targets));
-    assert_close(&format!("{name} d items"), &to_host(d_items).unwrap(), &expected, 1e-4);
+    assert_close(&format!("{name} d items"), &d_items, &expected, 1e-4);
 }
 
 proptest! {
@@ -168,7 +186,7 @@ proptest! {
 fn loss_agrees_with_f64_on_every_device() {
     for device in devices() {
         for (rows, columns, dim, seed) in [(1, 1, 1, 1), (5, 7, 3, 2), (9, 33, 8, 3)] {
-            check_loss(&device, device.is_host(), rows, columns, dim, seed);
+            check_loss(&device, false, rows, columns, dim, seed);
         }
         check_tiles(&device);
     }
@@ -182,13 +200,11 @@ fn check_tiles(device: &OpenDevice) {
     let (users, items) = (random(rows * dim), random(columns * dim));
     let targets = random_targets(rows, columns, &mut rng);
     let run = |device: &OpenDevice, host: bool| {
-        let users = tensor(&users, [rows, dim], device);
-        let items = tensor(&items, [columns, dim], device);
-        let output = sampled_softmax(&users, &items, &targets, host).unwrap();
-        [to_host(output.loss).unwrap(), to_host(output.users).unwrap(), to_host(output.items).unwrap()].concat()
+        let (loss, users, items) = run_loss(device, host, &users, &items, dim, &targets);
+        [vec![loss], users, items].concat()
     };
     let expected: Vec<f64> = run(&cpu(), true).into_iter().map(f64::from).collect();
-    assert_close(&device.description, &run(device, device.is_host()), &expected, 1e-5);
+    assert_close(&device.description, &run(device, false), &expected, 1e-5);
 }
 
 fn config(settings: &[&str]) -> Config {
@@ -274,7 +290,7 @@ fn random_batch(shared: bool, seed: u64) -> Batch {
 
 /// Configurations that together reach every part of the model.
 const MODELS: [&[&str]; 5] = [
-    &["model.hidden=6"],
+    &["model.hidden=6", "train.clip_norm=0.3"],
     &["model.encoder=attention", "model.shared_table=false", "model.normalise=true"],
     &["model.encoder=transformer", "model.feed_forward=12", "model.layers=2", "model.normalise=true"],
     &["model.encoder=transformer", "model.add_mean=true", "model.user_id=true", "model.shared_table=false"],
@@ -395,6 +411,46 @@ fn every_device_gives_the_gradients_and_the_loss_curve_of_the_cpu() {
 }
 
 #[test]
+fn any_number_of_threads_trains_to_the_same_bits() {
+    for settings in MODELS {
+        let settings = [settings, &["model.dropout=0.2"]].concat();
+        let trained = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let mut learner = learner(&settings, &cpu());
+                for step in 0..3 {
+                    let batch = random_batch(learner.model.is_shared(), step);
+                    learner.step(&batch, rates(1e-2, 0.1), step).unwrap();
+                }
+                learner.state().unwrap()
+            })
+        };
+        let one = trained(1);
+        for threads in [1, 2, 5] {
+            assert!(trained(threads) == one, "{settings:?}, {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn embeddings_are_the_vectors_of_training_without_dropout() {
+    for settings in MODELS {
+        let learner = learner(settings, &cpu());
+        let batch = random_batch(learner.model.is_shared(), 2);
+        let mut embedder = Embedder::new(&learner.model);
+        let (users, items) = (embedder.users(&batch.windows).unwrap(), embedder.items(&batch.candidates).unwrap());
+        let mut unique = Unique::new(SHAPE.items);
+        let towers = learner.model.towers.valid();
+        let gathered = learner.model.gather(Some(&batch.windows), Some(&batch.candidates), &mut unique);
+        let wide = |tensor| -> Vec<f64> { to_host::<2>(tensor).unwrap().into_iter().map(f64::from).collect() };
+        let expected = wide(learner.model.user_vectors(&towers, &gathered, &batch.windows));
+        assert_close(&format!("{settings:?} users"), &users, &expected, 1e-5);
+        let expected = wide(learner.model.item_vectors(&towers, &gathered, &batch.candidates));
+        assert_close(&format!("{settings:?} items"), &items, &expected, 1e-5);
+    }
+}
+
+#[test]
 fn the_loss_falls() {
     for settings in MODELS {
         let mut learner = learner(settings, &cpu());
@@ -476,6 +532,11 @@ fn initial_tables_are_normal_and_depend_on_the_seed_alone() {
 
 #[test]
 fn adamw_is_burns() {
+    adamw_against_burns(|mine, towers, gradients| mine.step(towers, gradients, 1e-2));
+    adamw_against_burns(|mine, towers, gradients| mine.host_step(towers, gradients, 1e-2, 1.0));
+}
+
+fn adamw_against_burns(step: impl Fn(&mut AdamW, Towers, GradientsParams) -> Towers) {
     let device = cpu();
     let settings = ["model.encoder=transformer", "model.dim=8", "model.dropout=0", "model.hidden=6"];
     let config = config(&settings);
@@ -488,7 +549,7 @@ fn adamw_is_burns() {
             let gradients = learner.gradients(&batch, 0).unwrap().towers;
             let towers: Towers = learner.model.towers.clone();
             learner.model.towers = if ours {
-                mine.step(towers, gradients, 1e-2)
+                step(&mut mine, towers, gradients)
             } else {
                 burns.step(ModuleLearningRate::from(1e-2), towers, gradients)
             };

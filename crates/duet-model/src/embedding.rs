@@ -127,15 +127,7 @@ impl EmbeddingTable {
                 let Ok(gradient) = gradient.as_slice::<f32>() else {
                     unreachable!("gradients are f32 on every device duet opens")
                 };
-                for (&row, gradient) in rows.iter().zip(gradient.chunks_exact(self.dim)) {
-                    let row = row as usize;
-                    let square = gradient.iter().map(|g| g * g).sum::<f32>() / self.dim as f32;
-                    accumulators[row] += square;
-                    let step = rate / (accumulators[row].sqrt() + EPSILON);
-                    for (weight, g) in weights[row * self.dim..(row + 1) * self.dim].iter_mut().zip(gradient) {
-                        *weight -= step * g;
-                    }
-                }
+                host_update(weights, accumulators, self.dim, rows, gradient, rate);
             }
             Storage::Device { weights, accumulators } => {
                 let device = gradient.device();
@@ -187,6 +179,51 @@ impl EmbeddingTable {
     }
 }
 
+/// Rows that a task updates.
+const UPDATE_ROWS: usize = 512;
+
+/// Row-wise Adagrad on distinct rows of a table in host memory. In the order of the table, so that it can be cut where tasks
+/// begin: no row is anybody else's.
+fn host_update(weights: &mut [f32], accumulators: &mut [f32], dim: usize, rows: &[u32], gradient: &[f32], rate: f32) {
+    let mut order: Vec<(u32, u32)> = rows.iter().zip(0..).map(|(&row, at)| (row, at)).collect();
+    order.sort_unstable();
+    let mut tasks = Vec::with_capacity(order.len().div_ceil(UPDATE_ROWS));
+    let (mut weights, mut accumulators, mut start) = (weights, accumulators, 0);
+    for part in order.chunks(UPDATE_ROWS) {
+        let first = part[0].0 as usize;
+        let end = part[part.len() - 1].0 as usize + 1;
+        let (piece, rest) = std::mem::take(&mut weights)[(first - start) * dim..].split_at_mut((end - first) * dim);
+        let (sums, more) = std::mem::take(&mut accumulators)[first - start..].split_at_mut(end - first);
+        tasks.push((first, part, piece, sums));
+        (weights, accumulators, start) = (rest, more, end);
+    }
+    tasks.into_par_iter().for_each(|(first, part, weights, accumulators)| {
+        for &(row, at) in part {
+            let row = row as usize - first;
+            let gradient = &gradient[at as usize * dim..][..dim];
+            accumulators[row] += sum_of_squares(gradient) / dim as f32;
+            let step = rate / (accumulators[row].sqrt() + EPSILON);
+            for (weight, g) in weights[row * dim..][..dim].iter_mut().zip(gradient) {
+                *weight -= step * g;
+            }
+        }
+    });
+}
+
+/// In sixteen partial sums, which the compiler keeps in vector registers.
+pub(crate) fn sum_of_squares(values: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut lanes = [0.0_f32; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let tail: f32 = chunks.remainder().iter().map(|value| value * value).sum();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += value * value;
+        }
+    }
+    tail + lanes.iter().sum::<f32>()
+}
+
 /// Reads a tensor into host memory, row-major.
 ///
 /// # Errors
@@ -200,4 +237,38 @@ pub fn indices(ids: &[u32], device: &Device) -> Tensor<1, Int> {
     let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
     let count = ids.len();
     Tensor::from_data(TensorData::new(ids, [count]), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_update_of_any_rows_is_the_plain_loop(
+            table_rows in 1_usize..3000, dim in 1_usize..40, step in 1_usize..5, seed in 0_u32..1000,
+        ) {
+            // A prime above every size: every `step`-th row, in no order.
+            let rows: Vec<u32> = (0..table_rows).step_by(step).map(|row| (row * 7919 % table_rows) as u32).collect();
+            let distinct: std::collections::BTreeSet<u32> = rows.iter().copied().collect();
+            prop_assume!(distinct.len() == rows.len());
+            let value = |at: usize| ((at as u32).wrapping_mul(2_654_435_761).wrapping_add(seed) >> 8) as f32 / 1e7 - 0.8;
+            let mut weights: Vec<f32> = (0..table_rows * dim).map(value).collect();
+            let mut accumulators: Vec<f32> = (0..table_rows).map(|row| row as f32 / 10.0).collect();
+            let gradient: Vec<f32> = (0..rows.len() * dim).map(|at| value(at + 17)).collect();
+            let (mut plain_weights, mut plain_accumulators) = (weights.clone(), accumulators.clone());
+            for (&row, gradient) in rows.iter().zip(gradient.chunks(dim)) {
+                let row = row as usize;
+                plain_accumulators[row] += sum_of_squares(gradient) / dim as f32;
+                let step = 0.1 / (plain_accumulators[row].sqrt() + EPSILON);
+                for (weight, g) in plain_weights[row * dim..][..dim].iter_mut().zip(gradient) {
+                    *weight -= step * g;
+                }
+            }
+            host_update(&mut weights, &mut accumulators, dim, &rows, &gradient, 0.1);
+            prop_assert!(weights == plain_weights && accumulators == plain_accumulators);
+        }
+    }
 }

@@ -9,10 +9,19 @@
 use burn::{
     module::{Module, Param},
     nn::{Dropout, DropoutConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig},
+    optim::GradientsParams,
     tensor::{Device, Tensor, TensorData, activation},
 };
+use duet_core::Result;
 
-use crate::{batch::Windows, embedding::indices};
+use crate::{
+    batch::Windows,
+    embedding::{indices, to_host},
+    host::{
+        head::Mask,
+        transformer::{self, TransformerGradients},
+    },
+};
 
 /// Buckets of relative positions: exact below 8, then logarithmic.
 const POSITION_BUCKETS: usize = 24;
@@ -144,6 +153,70 @@ impl Transformer {
             .collect();
         let states = states.reshape([count * length, dim]).select(0, indices(&rows, &device));
         self.norm.forward(states)
+    }
+}
+
+/// Host memory.
+impl Transformer {
+    /// The weights for windows of up to `slots` items; `seed` fixes the dropout, without one there is none. Reads from the device.
+    pub(crate) fn host(&self, dim: usize, slots: usize, seed: Option<u64>) -> Result<transformer::Transformer> {
+        let linear = |linear: &Linear| {
+            let weights = linear.weight.val();
+            let [_, outputs] = weights.dims();
+            to_host(weights.inner()).map(|weights| transformer::Linear::new(weights, outputs))
+        };
+        let gamma = |norm: &RmsNorm| to_host(norm.gamma.val().inner());
+        let block = |block: &Block| -> Result<transformer::Block> {
+            let table = to_host(block.position_bias.val().inner())?;
+            let bias = |distance| {
+                let start = position_bucket(distance) as usize * block.heads;
+                &table[start..start + block.heads]
+            };
+            Ok(transformer::Block {
+                attention_norm: gamma(&block.attention_norm)?,
+                query_key_value: linear(&block.query_key_value)?,
+                attention_out: linear(&block.attention_out)?,
+                position_bias: (0..=slots).flat_map(bias).copied().collect(),
+                feed_norm: gamma(&block.feed_norm)?,
+                feed_gate_value: linear(&block.feed_gate_value)?,
+                feed_out: linear(&block.feed_out)?,
+            })
+        };
+        let first = self.blocks.first();
+        let dropout = first.map_or(0.0, |block| if seed.is_some() { block.dropout.prob } else { 0.0 });
+        Ok(transformer::Transformer {
+            dim,
+            heads: first.map_or(1, |block| block.heads),
+            blocks: self.blocks.iter().map(block).collect::<Result<_>>()?,
+            norm: gamma(&self.norm)?,
+            mask: Mask::new(dropout, seed.unwrap_or(0)),
+        })
+    }
+
+    /// Hands gradients computed in host memory to the optimiser.
+    pub(crate) fn register(&self, found: TransformerGradients, gradients: &mut GradientsParams) {
+        fn hand<const D: usize>(param: &Param<Tensor<D>>, values: Vec<f32>, gradients: &mut GradientsParams) {
+            let tensor = param.val().inner();
+            let values = TensorData::new(values, tensor.shape());
+            gradients.register(param.id, Tensor::<D>::from_data(values, &tensor.device()));
+        }
+        hand(&self.norm.gamma, found.norm, gradients);
+        for (block, found) in self.blocks.iter().zip(found.blocks) {
+            let mut buckets = vec![0.0; POSITION_BUCKETS * block.heads];
+            for (distance, values) in found.position_bias.chunks_exact(block.heads).enumerate() {
+                let start = position_bucket(distance) as usize * block.heads;
+                for (sum, value) in buckets[start..].iter_mut().zip(values) {
+                    *sum += value;
+                }
+            }
+            hand(&block.position_bias, buckets, gradients);
+            hand(&block.attention_norm.gamma, found.attention_norm, gradients);
+            hand(&block.query_key_value.weight, found.query_key_value, gradients);
+            hand(&block.attention_out.weight, found.attention_out, gradients);
+            hand(&block.feed_norm.gamma, found.feed_norm, gradients);
+            hand(&block.feed_gate_value.weight, found.feed_gate_value, gradients);
+            hand(&block.feed_out.weight, found.feed_out, gradients);
+        }
     }
 }
 

@@ -5,7 +5,9 @@ use duet_core::Result;
 
 use crate::{
     batch::{Candidates, Windows},
+    device::DeviceChoice,
     embedding::to_host,
+    host::head::Head,
     model::{Towers, TwoTower},
     unique::Unique,
 };
@@ -16,13 +18,15 @@ pub struct Embedder<'a> {
     model: &'a TwoTower,
     towers: Towers,
     unique: Unique,
+    /// Users' and items' heads, made at the first use; on the CPU alone.
+    heads: Option<[Head; 2]>,
 }
 
 impl<'a> Embedder<'a> {
     /// Prepares a model for inference.
     pub fn new(model: &'a TwoTower) -> Self {
         let rows = model.row_map().table_rows(model.shape.items);
-        Self { model, towers: model.towers.valid(), unique: Unique::new(rows) }
+        Self { model, towers: model.towers.valid(), unique: Unique::new(rows), heads: None }
     }
 
     /// Vectors of the used rows of `windows`, row-major, [`TwoTower::vector_width`] values each.
@@ -31,7 +35,19 @@ impl<'a> Embedder<'a> {
     /// [`duet_core::Error::Internal`] if the device can't be read.
     pub fn users(&mut self, windows: &Windows) -> Result<Vec<f32>> {
         let gathered = self.model.gather(Some(windows), None, &mut self.unique);
-        to_host(self.model.user_vectors(&self.towers, &gathered, windows))
+        if self.model.device.choice != DeviceChoice::Cpu {
+            return to_host(self.model.user_vectors(&self.towers, &gathered, windows));
+        }
+        let sums = if self.model.has_host_sums() {
+            let known = to_host(self.model.known(&self.towers, &gathered, windows))?;
+            let history = self.model.history(&gathered).map_or_else(|| Ok(Vec::new()), to_host)?;
+            let sums = self.model.towers.host_sums(&self.model.config, windows.slots, None)?;
+            sums.forward(&history, &known, windows).sums
+        } else {
+            to_host(self.model.user_sums(&self.towers, &gathered, windows))?
+        };
+        let vectors = self.heads()?[0].forward(&sums).vectors;
+        Ok(self.widened(vectors, |_| 1.0))
     }
 
     /// Vectors of the candidates, row-major.
@@ -40,6 +56,37 @@ impl<'a> Embedder<'a> {
     /// [`duet_core::Error::Internal`] if the device can't be read.
     pub fn items(&mut self, candidates: &Candidates) -> Result<Vec<f32>> {
         let gathered = self.model.gather(None, Some(candidates), &mut self.unique);
-        to_host(self.model.item_vectors(&self.towers, &gathered, candidates))
+        if self.model.device.choice != DeviceChoice::Cpu {
+            return to_host(self.model.item_vectors(&self.towers, &gathered, candidates));
+        }
+        let sums = to_host(self.model.item_sums(&self.towers, &gathered, candidates))?;
+        let vectors = self.heads()?[1].forward(&sums).vectors;
+        let biases = match gathered.position("bias") {
+            Some(at) => to_host(gathered.leaves[at].clone())?,
+            None => Vec::new(),
+        };
+        Ok(self.widened(vectors, |item| biases[item]))
+    }
+
+    fn heads(&mut self) -> Result<&[Head; 2]> {
+        let heads = match self.heads.take() {
+            Some(heads) => heads,
+            None => self.model.towers.host_heads(self.model.config.dim, None)?,
+        };
+        Ok(self.heads.insert(heads))
+    }
+
+    /// With a model that has biases, one more component in every vector.
+    fn widened(&self, vectors: Vec<f32>, last: impl Fn(usize) -> f32) -> Vec<f32> {
+        if !self.model.config.bias {
+            return vectors;
+        }
+        let dim = self.model.config.dim;
+        let mut out = Vec::with_capacity(vectors.len() / dim * (dim + 1));
+        for (row, vector) in vectors.chunks_exact(dim).enumerate() {
+            out.extend_from_slice(vector);
+            out.push(last(row));
+        }
+        out
     }
 }

@@ -14,14 +14,14 @@
 
 pub mod adamw;
 pub mod batch;
+pub mod ceiling;
 pub mod device;
-mod dropout;
 pub mod embedding;
 pub mod encoder;
 pub mod feature_bags;
 pub mod hashing;
+mod host;
 pub mod inference;
-mod kernels;
 pub mod loss;
 pub mod model;
 pub mod state;

@@ -16,16 +16,12 @@
 //! Columns the user is known to have when the row asks (so they are no negatives) take no part.
 //!
 //! Gradients are written out by hand and returned, so that no `[rows, columns]` matrix outlives its tile: with
-//! `G = w (softmax(z) - y)`, `dU = G V`, `dV = G^T U`. There are two implementations: host loops between the matrix products
-//! (CPU devices, where reading a tensor is free) and tensor operations throughout.
+//! `G = w (softmax(z) - y)`, `dU = G V`, `dV = G^T U`. Here this is tensor operations, which every device has; `host/loss.rs` is
+//! the same for the CPU, and is tested against this.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use duet_core::Result;
-use rayon::prelude::*;
 
-use crate::{embedding::to_host, kernels};
-
-/// Rows whose logits exist at a time: with 4,096 columns a tile is 4 MiB, about a core's share of the cache.
+/// Rows whose logits exist at a time.
 const TILE_ROWS: usize = 256;
 
 /// What the loss is computed from, besides the vectors.
@@ -56,11 +52,11 @@ pub struct Targets {
 }
 
 impl Targets {
-    fn positives(&self, row: usize) -> std::ops::Range<usize> {
+    pub(crate) fn positives(&self, row: usize) -> std::ops::Range<usize> {
         self.offsets[row] as usize..self.offsets[row + 1] as usize
     }
 
-    fn masked(&self, row: usize) -> impl Iterator<Item = u32> + '_ {
+    pub(crate) fn masked(&self, row: usize) -> impl Iterator<Item = u32> + '_ {
         let window = self.windows[row] as usize;
         let range = match self.seen_offsets.get(window..window + 2) {
             Some(range) => range[0] as usize..range[1] as usize,
@@ -91,12 +87,8 @@ pub struct LossOutput {
 /// Loss and gradients.
 ///
 /// # Shapes
-/// `users`: `[rows, dim]`, `items`: `[columns, dim]`, without autodiff, on one device. `host` says whether that device computes
-/// in host memory.
-///
-/// # Errors
-/// [`duet_core::Error::Internal`] if the device can't be read.
-pub fn sampled_softmax(users: &Tensor<2>, items: &Tensor<2>, targets: &Targets, host: bool) -> Result<LossOutput> {
+/// `users`: `[rows, dim]`, `items`: `[columns, dim]`, without autodiff, on one device.
+pub fn sampled_softmax(users: &Tensor<2>, items: &Tensor<2>, targets: &Targets) -> LossOutput {
     let [rows, dim] = users.dims();
     let device = users.device();
     let total: f32 = targets.row_weights.iter().sum::<f32>().max(f32::MIN_POSITIVE);
@@ -104,67 +96,17 @@ pub fn sampled_softmax(users: &Tensor<2>, items: &Tensor<2>, targets: &Targets, 
     let mut d_users = Vec::with_capacity(rows.div_ceil(TILE_ROWS));
     let mut loss = Tensor::<1>::zeros([1], &device);
     let transposed = items.clone().transpose(); // [dim, columns]
-    let tensors = (!host).then(|| DeviceTargets::new(targets, items.dims()[0], &device));
+    let tensors = DeviceTargets::new(targets, items.dims()[0], &device);
     for start in (0..rows).step_by(TILE_ROWS) {
         let end = (start + TILE_ROWS).min(rows);
         let tile = users.clone().slice([start..end, 0..dim]); // [tile, dim]
         let dots = tile.clone().matmul(transposed.clone()); // [tile, columns]
-        let gradient = match &tensors {
-            None => {
-                let (tile_loss, gradient) = host_tile(dots, targets, start, 1.0 / total)?;
-                loss = loss.add_scalar(tile_loss);
-                gradient
-            }
-            Some(tensors) => {
-                let (tile_loss, gradient) = tensors.tile(dots, targets, start, 1.0 / total);
-                loss = loss + tile_loss;
-                gradient
-            }
-        };
+        let (tile_loss, gradient) = tensors.tile(dots, targets, start, 1.0 / total);
+        loss = loss + tile_loss;
         d_items = d_items + gradient.clone().transpose().matmul(tile);
         d_users.push(gradient.matmul(items.clone()));
     }
-    Ok(LossOutput { loss, users: Tensor::cat(d_users, 0), items: d_items })
-}
-
-/// Turns a tile of dot products into the tile of `G`, in place.
-fn host_tile(dots: Tensor<2>, targets: &Targets, start: usize, norm: f32) -> Result<(f32, Tensor<2>)> {
-    let [tile, columns] = dots.dims();
-    let device = dots.device();
-    let mut logits = to_host(dots)?;
-    let losses: Vec<f32> = logits
-        .par_chunks_mut(columns)
-        .enumerate()
-        .map(|(index, logits)| host_row(logits, targets, start + index, norm))
-        .collect();
-    // Summed in row order: the same result whatever the number of threads.
-    let loss = losses.iter().sum();
-    Ok((loss, Tensor::from_data(TensorData::new(logits, [tile, columns]), &device)))
-}
-
-fn host_row(logits: &mut [f32], targets: &Targets, row: usize, norm: f32) -> f32 {
-    let positives = targets.positives(row);
-    let weight = targets.row_weights[row] * norm;
-    let positive_logits: Vec<f32> = positives.clone().map(|at| logits[targets.columns[at] as usize]).collect();
-    kernels::subtract(logits, &targets.log_inclusion);
-    for column in targets.masked(row) {
-        logits[column as usize] = f32::NEG_INFINITY;
-    }
-    for (at, &logit) in positives.clone().zip(&positive_logits) {
-        logits[targets.columns[at] as usize] = logit;
-    }
-    let (max, sum) = kernels::exponentials(logits);
-    let log_sum = max + sum.ln();
-    let factor = weight / sum;
-    for probability in logits.iter_mut() {
-        *probability *= factor;
-    }
-    let mut loss = 0.0;
-    for (at, &logit) in positives.zip(&positive_logits) {
-        logits[targets.columns[at] as usize] -= weight * targets.shares[at];
-        loss += targets.shares[at] * (log_sum - logit);
-    }
-    loss * weight
+    LossOutput { loss, users: Tensor::cat(d_users, 0), items: d_items }
 }
 
 /// A place beyond every prefix.

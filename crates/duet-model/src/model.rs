@@ -5,19 +5,27 @@
 
 use burn::{
     module::{Module, ModuleMapper, Param},
+    nn::{Dropout, DropoutConfig},
+    optim::GradientsParams,
     tensor::{Device, Tensor, TensorData},
 };
-use duet_core::config::{Encoder, LossConfig, ModelConfig};
+use duet_core::{
+    Result,
+    config::{Encoder, LossConfig, ModelConfig},
+};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use crate::{
     batch::{Candidates, LENGTH_BUCKETS, Windows},
-    device::OpenDevice,
-    dropout::Dropout,
-    embedding::{EmbeddingTable, indices},
+    device::{DeviceChoice, OpenDevice},
+    embedding::{EmbeddingTable, indices, to_host},
     encoder::{self, AttentionPool, Transformer, TransformerConfig},
     hashing::{RowMap, Rows},
+    host::{
+        head::{Head, HeadGradients, Mask},
+        users::{UserGradients, UserSums},
+    },
     tower::{FeatureSum, Residual, l2_normalise},
     unique::Unique,
 };
@@ -134,7 +142,7 @@ pub(crate) struct Gathered {
 }
 
 impl Gathered {
-    fn position(&self, table: &str) -> Option<usize> {
+    pub(crate) fn position(&self, table: &str) -> Option<usize> {
         self.rows.iter().position(|(name, _)| *name == table)
     }
 
@@ -149,7 +157,7 @@ impl TwoTower {
     /// A freshly initialised model. The same seed gives the same parameters on every device.
     pub fn new(config: &ModelConfig, loss: &LossConfig, shape: DataShape, device: &OpenDevice, seed: u64) -> Self {
         let autodiff = device.device.clone().autodiff();
-        let towers = Towers::new(config, loss, &shape, &autodiff, device.is_host()).map(&mut SeededInit::new(seed));
+        let towers = Towers::new(config, loss, &shape, &autodiff).map(&mut SeededInit::new(seed));
         let table = |rows: usize, dim: usize, deviation: f64, salt: u64| {
             let seed = seed.wrapping_mul(31).wrapping_add(salt);
             EmbeddingTable::random(rows, dim, deviation as f32, seed, &device.device, device.is_host())
@@ -225,27 +233,9 @@ impl TwoTower {
     /// # Shapes
     /// Returns `[rows, vector_width]`, with autodiff if `towers` and the gathered leaves have it.
     pub(crate) fn user_vectors(&self, towers: &Towers, gathered: &Gathered, windows: &Windows) -> Tensor<2> {
-        let device = towers.start.val().device();
-        let dim = self.config.dim;
-        let known = towers.known(gathered, windows, &device); // [windows, dim]
-        let name = if self.is_shared() { "items" } else { "history" };
-        let rows = windows.rows.len();
-        let row_windows = indices(&windows.row_windows, &device);
-        let mut user = known.clone().select(0, row_windows); // [rows, dim]
-        if let Some(items) = gathered.vectors(name, &device) {
-            let padded = Tensor::cat(vec![items, Tensor::zeros([1, dim], &device)], 0);
-            let shape = [windows.count, windows.slots, dim];
-            let tokens = padded.select(0, indices(&windows.tokens, &device)).reshape(shape);
-            if let Some(transformer) = &towers.transformer {
-                user = user + transformer.forward(tokens.clone(), known, windows);
-            }
-            if towers.transformer.is_none() || self.config.add_mean {
-                user = user + encoder::pool(tokens, windows, towers.attention.as_ref());
-            }
-        }
-        if let Some(length) = &towers.length {
-            user = user + length.val().select(0, indices(&windows.row_lengths, &device));
-        }
+        let mut user = self.user_sums(towers, gathered, windows);
+        let [rows, _] = user.dims();
+        let device = user.device();
         if let Some(residual) = &towers.user_residual {
             user = user.clone() + residual.forward(user);
         }
@@ -260,11 +250,89 @@ impl TwoTower {
         user
     }
 
+    /// What the user's head starts from: everything that is known of them, added up.
+    ///
+    /// # Shapes
+    /// Returns `[rows, dim]`.
+    pub(crate) fn user_sums(&self, towers: &Towers, gathered: &Gathered, windows: &Windows) -> Tensor<2> {
+        let device = towers.start.val().device();
+        let dim = self.config.dim;
+        let known = towers.known(gathered, windows, &device); // [windows, dim]
+        let row_windows = indices(&windows.row_windows, &device);
+        let mut user = known.clone().select(0, row_windows); // [rows, dim]
+        if let Some(items) = gathered.vectors(self.history_table(), &device) {
+            let padded = Tensor::cat(vec![items, Tensor::zeros([1, dim], &device)], 0);
+            let shape = [windows.count, windows.slots, dim];
+            let tokens = padded.select(0, indices(&windows.tokens, &device)).reshape(shape);
+            if let Some(transformer) = &towers.transformer {
+                user = user + transformer.forward(tokens.clone(), known, windows);
+            }
+            if towers.transformer.is_none() || self.config.add_mean {
+                user = user + encoder::pool(tokens, windows, towers.attention.as_ref());
+            }
+        }
+        if let Some(length) = &towers.length {
+            user = user + length.val().select(0, indices(&windows.row_lengths, &device));
+        }
+        user
+    }
+
+    /// Whether [`UserSums`] adds up what users' heads start from: on the CPU, but for the `attention` encoder.
+    pub(crate) fn has_host_sums(&self) -> bool {
+        self.device.choice == DeviceChoice::Cpu && self.towers.attention.is_none()
+    }
+
+    /// The table of the history's items.
+    pub(crate) fn history_table(&self) -> &'static str {
+        if self.is_shared() { "items" } else { "history" }
+    }
+
+    /// The history's items, `[history, dim]`.
+    pub(crate) fn history(&self, gathered: &Gathered) -> Option<Tensor<2>> {
+        gathered.vectors(self.history_table(), &self.towers.start.val().device())
+    }
+
+    /// What is known of each window's user, `[windows, dim]`.
+    pub(crate) fn known(&self, towers: &Towers, gathered: &Gathered, windows: &Windows) -> Tensor<2> {
+        towers.known(gathered, windows, &towers.start.val().device())
+    }
+
+    /// The sums of the items' features, `[candidates, dim]`, if they have any.
+    pub(crate) fn item_feature_sums(
+        &self,
+        towers: &Towers,
+        gathered: &Gathered,
+        candidates: &Candidates,
+    ) -> Option<Tensor<2>> {
+        let device = towers.start.val().device();
+        let embeddings = gathered.vectors("item_features", &device);
+        towers.item_features.forward(embeddings, &candidates.features, &device)
+    }
+
     /// The item vector of every candidate.
     ///
     /// # Shapes
     /// Returns `[candidates, vector_width]`.
     pub(crate) fn item_vectors(&self, towers: &Towers, gathered: &Gathered, candidates: &Candidates) -> Tensor<2> {
+        let mut item = self.item_sums(towers, gathered, candidates);
+        if let Some(residual) = &towers.item_residual {
+            item = item.clone() + residual.forward(item);
+        }
+        if towers.log_scale.is_some() {
+            item = l2_normalise(item);
+        }
+        let device = item.device();
+        if let Some(bias) = gathered.vectors("bias", &device) {
+            item = Tensor::cat(vec![item, bias], 1);
+        }
+        item
+    }
+
+    /// What the item's head starts from: its embedding and its features, added up.
+    ///
+    /// # Shapes
+    /// Returns `[candidates, dim]`.
+    pub(crate) fn item_sums(&self, towers: &Towers, gathered: &Gathered, candidates: &Candidates) -> Tensor<2> {
         let device = towers.start.val().device();
         let (count, dim) = (candidates.items.len(), self.config.dim);
         let mut item = gathered
@@ -274,18 +342,8 @@ impl TwoTower {
             let keep: Vec<f32> = candidates.keep_id.iter().map(|&keep| f32::from(u8::from(keep))).collect();
             item = item * Tensor::<2>::from_data(TensorData::new(keep, [count, 1]), &device);
         }
-        let embeddings = gathered.vectors("item_features", &device);
-        if let Some(features) = towers.item_features.forward(embeddings, &candidates.features, &device) {
+        if let Some(features) = self.item_feature_sums(towers, gathered, candidates) {
             item = item + features;
-        }
-        if let Some(residual) = &towers.item_residual {
-            item = item.clone() + residual.forward(item);
-        }
-        if towers.log_scale.is_some() {
-            item = l2_normalise(item);
-        }
-        if let Some(bias) = gathered.vectors("bias", &device) {
-            item = Tensor::cat(vec![item, bias], 1);
         }
         item
     }
@@ -299,10 +357,9 @@ fn row_map(config: &ModelConfig) -> RowMap {
 }
 
 impl Towers {
-    fn new(config: &ModelConfig, loss: &LossConfig, shape: &DataShape, device: &Device, host: bool) -> Self {
+    fn new(config: &ModelConfig, loss: &LossConfig, shape: &DataShape, device: &Device) -> Self {
         let dim = config.dim;
-        let residual =
-            || (config.hidden > 0).then(|| Residual::new(dim, config.hidden, dim, config.dropout, device, host));
+        let residual = || (config.hidden > 0).then(|| Residual::new(dim, config.hidden, dim, config.dropout, device));
         let transformer = TransformerConfig {
             dim,
             layers: config.layers,
@@ -324,7 +381,73 @@ impl Towers {
                 Param::from_tensor(Tensor::from_data(TensorData::new(vec![value], [1]), device))
             }),
             learn_scale: loss.learn_temperature,
-            dropout: Dropout::new(config.dropout, host),
+            dropout: DropoutConfig::new(config.dropout).init(),
+        }
+    }
+
+    /// The users' and the items' heads for host memory; `seed` fixes their dropout, without one there is none. Reads from
+    /// the device.
+    pub(crate) fn host_heads(&self, dim: usize, seed: Option<u64>) -> Result<[Head; 2]> {
+        let scale = match &self.log_scale {
+            Some(scale) => Some(to_host(scale.val().inner())?[0].exp()),
+            None => None,
+        };
+        let network = |residual: &Option<Residual>| residual.as_ref().map(Residual::network).transpose();
+        let dropout = if seed.is_some() { self.dropout.prob } else { 0.0 };
+        let seed = seed.unwrap_or(0).wrapping_mul(4);
+        let mask = |salt: u64| Mask::new(dropout, seed.wrapping_add(salt).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let users =
+            Head { dim, network: network(&self.user_residual)?, hidden_mask: mask(0), output_mask: mask(1), scale };
+        let items = Head {
+            dim,
+            network: network(&self.item_residual)?,
+            hidden_mask: mask(2),
+            output_mask: Mask::new(0.0, 0),
+            scale: scale.map(|_| 1.0),
+        };
+        Ok([users, items])
+    }
+
+    /// The parameters of users' sums for windows of up to `slots` items; `seed` as for [`Towers::host_heads`]. Reads from the
+    /// device.
+    pub(crate) fn host_sums(&self, config: &ModelConfig, slots: usize, seed: Option<u64>) -> Result<UserSums> {
+        let seed = seed.map(|seed| seed.wrapping_mul(4).wrapping_add(3).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let transformer = self.transformer.as_ref().map(|transformer| transformer.host(config.dim, slots, seed));
+        Ok(UserSums {
+            dim: config.dim,
+            length: self.length.as_ref().map_or_else(|| Ok(Vec::new()), |length| to_host(length.val().inner()))?,
+            pools: self.transformer.is_none() || config.add_mean,
+            transformer: transformer.transpose()?,
+        })
+    }
+
+    /// Hands the gradients of [`Towers::host_sums`] to the optimiser.
+    pub(crate) fn register_sums(&self, users: &mut UserGradients, gradients: &mut GradientsParams) {
+        if let Some(length) = &self.length {
+            let tensor = length.val().inner();
+            let gradient = TensorData::new(std::mem::take(&mut users.length), tensor.shape());
+            gradients.register(length.id, Tensor::<2>::from_data(gradient, &tensor.device()));
+        }
+        if let Some((transformer, found)) = self.transformer.as_ref().zip(users.transformer.take()) {
+            transformer.register(found, gradients);
+        }
+    }
+
+    /// Hands the heads' gradients, computed in host memory, to the optimiser.
+    pub(crate) fn register_heads(
+        &self,
+        users: &mut HeadGradients,
+        items: &mut HeadGradients,
+        gradients: &mut GradientsParams,
+    ) {
+        for (residual, head) in [(&self.user_residual, &mut *users), (&self.item_residual, items)] {
+            if let Some(residual) = residual {
+                residual.register(head, gradients);
+            }
+        }
+        if let Some(scale) = self.log_scale.as_ref().filter(|_| self.learn_scale) {
+            let gradient = TensorData::new(vec![users.log_scale], [1]);
+            gradients.register(scale.id, Tensor::<1>::from_data(gradient, &scale.val().inner().device()));
         }
     }
 

@@ -9,11 +9,17 @@
 
 use burn::{
     module::{Module, Param},
-    nn::{Linear, LinearConfig},
+    nn::{Dropout, DropoutConfig, Linear, LinearConfig},
+    optim::GradientsParams,
     tensor::{Device, Tensor, TensorData, activation},
 };
+use duet_core::Result;
 
-use crate::{dropout::Dropout, embedding::indices, feature_bags::FeatureRows};
+use crate::{
+    embedding::{indices, to_host},
+    feature_bags::FeatureRows,
+    host::head::{HeadGradients, Network},
+};
 
 /// A two-layer network whose output is added to its input's first part.
 #[derive(Module, Debug)]
@@ -24,12 +30,12 @@ pub struct Residual {
 }
 
 impl Residual {
-    /// `hidden` units between `input` and `output` values; `host`: whether tensors live in host memory.
-    pub fn new(input: usize, hidden: usize, output: usize, dropout: f64, device: &Device, host: bool) -> Self {
+    /// `hidden` units between `input` and `output` values.
+    pub fn new(input: usize, hidden: usize, output: usize, dropout: f64, device: &Device) -> Self {
         Self {
             inner: LinearConfig::new(input, hidden).init(device),
             outer: LinearConfig::new(hidden, output).init(device),
-            dropout: Dropout::new(dropout, host),
+            dropout: DropoutConfig::new(dropout).init(),
         }
     }
 
@@ -37,6 +43,35 @@ impl Residual {
     /// `[n, input]` to `[n, output]`.
     pub fn forward(&self, input: Tensor<2>) -> Tensor<2> {
         self.outer.forward(self.dropout.forward(activation::silu(self.inner.forward(input))))
+    }
+
+    /// The weights as arrays. Reads from the device.
+    pub(crate) fn network(&self) -> Result<Network> {
+        let bias = |linear: &Linear| match &linear.bias {
+            Some(bias) => to_host(bias.val().inner()),
+            None => Ok(vec![0.0; linear.weight.val().dims()[1]]),
+        };
+        Ok(Network::new(
+            to_host(self.inner.weight.val().inner())?,
+            bias(&self.inner)?,
+            to_host(self.outer.weight.val().inner())?,
+            bias(&self.outer)?,
+        ))
+    }
+
+    /// Hands gradients computed in host memory to the optimiser.
+    pub(crate) fn register(&self, head: &mut HeadGradients, gradients: &mut GradientsParams) {
+        let mut linear = |linear: &Linear, weight: &mut Vec<f32>, bias: &mut Vec<f32>| {
+            let tensor = linear.weight.val().inner();
+            let weight = TensorData::new(std::mem::take(weight), tensor.shape());
+            gradients.register(linear.weight.id, Tensor::<2>::from_data(weight, &tensor.device()));
+            if let Some(parameter) = &linear.bias {
+                let bias = TensorData::new(std::mem::take(bias), parameter.val().shape());
+                gradients.register(parameter.id, Tensor::<1>::from_data(bias, &tensor.device()));
+            }
+        };
+        linear(&self.inner, &mut head.inner, &mut head.inner_bias);
+        linear(&self.outer, &mut head.outer, &mut head.outer_bias);
     }
 }
 

@@ -508,7 +508,7 @@ impl Trainer<'_> {
             positions_per_second: meter.rows as f64 / meter.since.elapsed().as_secs_f64(),
             seconds_data: meter.waited.as_secs_f64(),
             seconds_forward: meter.times.forward.as_secs_f64(),
-            seconds_backward: meter.times.backward.as_secs_f64(),
+            seconds_backward: (meter.times.loss + meter.times.backward).as_secs_f64(),
             seconds_update: meter.times.update.as_secs_f64(),
             temperature: learner.model.towers.temperature(),
         };
@@ -601,6 +601,7 @@ impl Meter {
     fn add(&mut self, rows: usize, times: StepTimes) {
         self.rows += rows;
         self.times.forward += times.forward;
+        self.times.loss += times.loss;
         self.times.backward += times.backward;
         self.times.update += times.update;
     }

@@ -1,0 +1,157 @@
+"""A two-tower training step in PyTorch the way most write it: an example is a user's last 50 items and the item that follows.
+
+Every example gathers and pools a history of its own (one embedding_bag of 2,048 x 50 rows), where torch_prefix.py and duet encode a
+window once for all of its positions. Towers, loss, negatives, optimisers and data are those of torch_prefix.py, which this imports:
+2,048 examples a step, about 4,060 candidate columns. Needs torch and numpy, nothing else.
+
+    python torch_two_tower.py --threads 2 --seconds 10 --tile-rows 256
+"""
+
+import argparse
+import math
+import time
+
+import numpy
+import torch
+from torch import nn
+from torch.nn import functional
+
+from torch_prefix import (
+    CLIP_NORM,
+    DIM,
+    FEATURE_VALUES,
+    HALF_LIFE,
+    LENGTH_BUCKETS,
+    TOWER_RATE,
+    UNIFORM_NEGATIVES,
+    USERS,
+    WEIGHT_DECAY,
+    WINDOW,
+    Table,
+    Towers,
+    World,
+    sampled_softmax,
+    tiled_softmax,
+)
+
+EXAMPLES, HISTORY = 2048, 50
+
+
+class Bags(World):
+    """The same events as separate examples: a user and a position, with the 50 items before it."""
+
+    def batch(self):
+        users = self.generator.integers(0, USERS, EXAMPLES)
+        # Positions with a whole history before them: the case that bags are made for.
+        positions = self.generator.integers(HISTORY, WINDOW, EXAMPLES)
+        history = self.events[users[:, None], positions[:, None] + numpy.arange(-HISTORY, 0)]  # [examples, history]
+        targets = self.events[users, positions]
+        negatives = self.generator.choice(self.trained, UNIFORM_NEGATIVES)
+        candidates, columns = numpy.unique(numpy.concatenate([targets, negatives]), return_inverse=True)
+        uniform = 1.0 / len(self.trained)
+        log_absent = EXAMPLES * numpy.log1p(-self.frequency[candidates]) + UNIFORM_NEGATIVES * math.log1p(-uniform)
+        log_inclusion = numpy.log(-numpy.expm1(log_absent))
+        # What an example has in its history is no negative of it.
+        place = numpy.searchsorted(candidates, history).clip(max=len(candidates) - 1)
+        rows, slots = numpy.nonzero(candidates[place] == history)
+        masked = numpy.unique(rows * len(candidates) + place[rows, slots])
+        # Rows of the table that the step needs: candidates first, then what only histories hold.
+        others = numpy.setdiff1d(history, candidates)
+        rows_needed = numpy.concatenate([candidates, others])
+        order = numpy.argsort(rows_needed)
+        tokens = order[numpy.searchsorted(rows_needed, history, sorter=order)]
+        features, feature_places = numpy.unique(self.features[users], return_inverse=True)
+        return {
+            "rows": torch.from_numpy(rows_needed),
+            "candidates": len(candidates),
+            "bags": torch.from_numpy(tokens),
+            "tokens": torch.from_numpy(columns[:EXAMPLES]),
+            "log_inclusion": torch.from_numpy(log_inclusion.astype(numpy.float32)),
+            "masked": torch.from_numpy(masked),
+            "features": torch.from_numpy(features),
+            "feature_places": torch.from_numpy(feature_places.reshape(EXAMPLES, -1)),
+            "lengths": torch.from_numpy(numpy.array([min(int(p).bit_length(), LENGTH_BUCKETS - 1) for p in positions])),
+        }
+
+
+class BagTowers(Towers):
+    def __init__(self):
+        super().__init__()
+        ages = torch.arange(HISTORY - 1, -1, -1)
+        weights = torch.exp2(-ages / HALF_LIFE)
+        self.register_buffer("weights", (weights / weights.sum()).expand(EXAMPLES, HISTORY).contiguous())
+
+    def forward(self, rows, features, batch):
+        """rows: [needed, dim], features: [features, dim]; gives [examples, dim] and [candidates, dim]."""
+        known = self.start + functional.embedding(batch["feature_places"], features).sum(1)  # [examples, dim]
+        history = functional.embedding_bag(batch["bags"], rows, mode="sum", per_sample_weights=self.weights)
+        users = history + known + self.length[batch["lengths"]]
+        users = self.dropout(users + self.user_residual(users))
+        users = functional.normalize(users, dim=1) * self.log_scale.exp()
+        items = rows[: batch["candidates"]]
+        items = functional.normalize(items + self.item_residual(items), dim=1)
+        return users, items
+
+
+class Learner:
+    def __init__(self, items, tile_rows):
+        self.towers = BagTowers()
+        self.items = Table(items, 0.05)
+        self.features = Table(sum(FEATURE_VALUES), 0.02)
+        self.tile_rows = tile_rows
+        self.optimiser = torch.optim.AdamW(
+            self.towers.parameters(), lr=TOWER_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY, foreach=True
+        )
+
+    def step(self, batch):
+        rows = self.items.gather(batch["rows"])
+        features = self.features.gather(batch["features"])
+        users, items = self.towers(rows, features, batch)
+        if self.tile_rows:
+            loss, d_users, d_items = tiled_softmax(users, items, batch, self.tile_rows)
+            torch.autograd.backward([users, items], [d_users, d_items])
+        else:
+            loss = sampled_softmax(users, items, batch)
+            loss.backward()
+            loss = loss.item()
+        with torch.no_grad():
+            self.items.update(batch["rows"], rows.grad)
+            self.features.update(batch["features"], features.grad)
+        nn.utils.clip_grad_norm_(self.towers.parameters(), CLIP_NORM)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        with torch.no_grad():
+            self.towers.log_scale.clamp_(-math.log(1.0), -math.log(0.02))
+        return loss
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--items", type=int, default=200_000)
+    parser.add_argument("--batches", type=int, default=64, help="batches drawn before the clock starts")
+    parser.add_argument("--tile-rows", type=int, default=0, help="rows of logits at a time; 0: all")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    world = Bags(options.items)
+    batches = [world.batch() for _ in range(options.batches)]
+    learner = Learner(options.items, options.tile_rows)
+    for batch in batches[:4]:
+        learner.step(batch)
+    started, cpu_started, steps = time.perf_counter(), time.process_time(), []
+    while (begin := time.perf_counter()) - started < options.seconds:
+        loss = learner.step(batches[len(steps) % len(batches)])
+        steps.append(time.perf_counter() - begin)
+    elapsed, cpu = time.perf_counter() - started, time.process_time() - cpu_started
+    rows, columns = (numpy.mean([count(batch) for batch in batches]) for count in (lambda b: len(b["rows"]), lambda b: b["candidates"]))
+    print(
+        f"torch {torch.__version__} threads {options.threads} tile {options.tile_rows or 'none'}: "
+        f"{len(steps) * EXAMPLES / elapsed:.0f} examples/s, median {numpy.median(steps) * 1e3:.2f} ms a step, "
+        f"CPU {cpu * 1e3 / len(steps):.2f} ms a step, {len(steps)} steps, {rows:.0f} rows, {columns:.0f} columns, last loss {loss:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
