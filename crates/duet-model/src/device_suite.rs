@@ -41,6 +41,15 @@ fn devices() -> Vec<OpenDevice> {
     choices.into_iter().map(|choice| choice.open().unwrap()).collect()
 }
 
+/// Runs `check` on every device of this machine, and waits until each has freed what the check dropped: it does so on a
+/// thread of its own, and software Vulkan aborts if the process ends meanwhile.
+fn on_every_device(check: impl Fn(&OpenDevice)) {
+    for device in devices() {
+        check(&device);
+        device.device.sync().unwrap();
+    }
+}
+
 fn cpu() -> OpenDevice {
     DeviceChoice::Cpu.open().unwrap()
 }
@@ -184,12 +193,12 @@ proptest! {
 
 #[test]
 fn loss_agrees_with_f64_on_every_device() {
-    for device in devices() {
+    on_every_device(|device| {
         for (rows, columns, dim, seed) in [(1, 1, 1, 1), (5, 7, 3, 2), (9, 33, 8, 3)] {
-            check_loss(&device, false, rows, columns, dim, seed);
+            check_loss(device, false, rows, columns, dim, seed);
         }
-        check_tiles(&device);
-    }
+        check_tiles(device);
+    });
 }
 
 /// More rows than a tile: both implementations give one result.
@@ -388,9 +397,9 @@ fn gradients_of_every_parameter_agree_with_finite_differences() {
 
 #[test]
 fn every_device_gives_the_gradients_and_the_loss_curve_of_the_cpu() {
-    for device in devices() {
+    on_every_device(|device| {
         for settings in MODELS {
-            let (mut expected, mut found) = (learner(settings, &cpu()), learner(settings, &device));
+            let (mut expected, mut found) = (learner(settings, &cpu()), learner(settings, device));
             for step in 0..12 {
                 let batch = random_batch(expected.model.is_shared(), step % 3);
                 let (expected_loss, expected_gradients) = all_gradients(&mut expected, &batch);
@@ -407,7 +416,7 @@ fn every_device_gives_the_gradients_and_the_loss_curve_of_the_cpu() {
                 found.step(&batch, rates(1e-3, 0.05), 0).unwrap();
             }
         }
-    }
+    });
 }
 
 #[test]
@@ -463,14 +472,14 @@ fn the_loss_falls() {
 
 #[test]
 fn sparse_gradients_equal_those_of_a_dense_embedding() {
-    for device in devices() {
+    on_every_device(|device| {
         let rows: Vec<u32> = vec![4, 0, 4, 7, 4, 2];
         let values: Vec<f32> = (0..10 * 3).map(|at| (at as f32).sin()).collect();
         let weights: Vec<f32> = (0..rows.len() * 3).map(|at| (at as f32).cos()).collect();
-        let weights = tensor(&weights, [rows.len(), 3], &device);
+        let weights = tensor(&weights, [rows.len(), 3], device);
         let indices = crate::embedding::indices(&rows, &device.device);
 
-        let dense = Tensor::from_inner(tensor(&values, [10, 3], &device)).require_grad();
+        let dense = Tensor::from_inner(tensor(&values, [10, 3], device)).require_grad();
         let product = dense.clone().select(0, indices) * Tensor::from_inner(weights.clone());
         let expected = to_host(dense.grad(&product.square().sum().backward()).unwrap()).unwrap();
 
@@ -489,18 +498,18 @@ fn sparse_gradients_equal_those_of_a_dense_embedding() {
         }
         let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
         assert_close(&device.description, &found, &expected, 1e-5);
-    }
+    });
 }
 
 #[test]
 fn row_wise_adagrad_is_its_formula_and_touches_nothing_else() {
-    for device in devices() {
+    on_every_device(|device| {
         let mut table = EmbeddingTable::random(6, 4, 1.0, 2, &device.device, device.is_host());
         let before = table.state().unwrap();
         let gradients = [[1.0_f32, -2.0, 0.5, 0.0, 3.0, 3.0, -3.0, 0.1], [0.2, 0.2, 0.2, 0.2, -1.0, 0.0, 0.0, 0.0]];
         let mut expected = before.clone();
         for gradient in gradients {
-            table.update(&[5, 1], tensor(&gradient, [2, 4], &device), 0.1);
+            table.update(&[5, 1], tensor(&gradient, [2, 4], device), 0.1);
             for (row, gradient) in [5, 1].into_iter().zip(gradient.chunks(4)) {
                 expected.accumulators[row] += gradient.iter().map(|g| g * g).sum::<f32>() / 4.0;
                 for (weight, g) in expected.weights[row * 4..][..4].iter_mut().zip(gradient) {
@@ -515,7 +524,7 @@ fn row_wise_adagrad_is_its_formula_and_touches_nothing_else() {
         for row in [0, 2, 3, 4] {
             assert_eq!(found.weights[row * 4..][..4], before.weights[row * 4..][..4], "row {row} was not in the batch");
         }
-    }
+    });
 }
 
 #[test]

@@ -241,11 +241,11 @@ mod tests {
             "",
         ];
         let value = prop_oneof![
-            6 => prop::sample::select(&texts[..]).prop_map(|text| format!("\"{text}\"")),
-            4 => prop::sample::select(&others[..]).prop_map(str::to_owned),
+            6 => prop::sample::select(texts.to_vec()).prop_map(|text| format!("\"{text}\"")),
+            4 => prop::sample::select(others.to_vec()).prop_map(str::to_owned),
         ];
         let space = || prop::sample::select(&["", "", "", " ", "  ", "\t", "\n"][..]);
-        let field = (prop::sample::select(&keys[..]), value, space(), space())
+        let field = (prop::sample::select(keys.to_vec()), value, space(), space())
             .prop_map(|(key, value, before, after)| format!("{before}\"{key}\"{after}:{before}{value}{after}"));
         let end = prop::sample::select(&["}", "}", "}", "} ", "}x", "", ",}"][..]);
         (prop::collection::vec(field, 0..12), space(), end)
