@@ -19,9 +19,13 @@ pub(crate) struct EvaluateArgs {
     /// The run, as `train` made it.
     #[arg(long)]
     run: PathBuf,
-    /// Baselines: all that the dataset allows, none, or some of random, popularity, trending, item-knn, oracle.
+    /// Baselines: all that the dataset allows, none, or some of random, popularity, trending, decayed-popularity, item-knn,
+    /// item-knn-tfidf, item-knn-bm25, content, ease, als, bpr, oracle.
     #[arg(long, default_value = "all", value_name = "all|none|A,B")]
     baselines: Baselines,
+    /// Search the parameters of the baselines on the validation part first; without it they have published defaults.
+    #[arg(long)]
+    tune: bool,
     /// Another run on the same dataset for the same table, with the name it gets there. Repeatable.
     #[arg(long, value_name = "NAME=RUN", value_parser = named_run)]
     also: Vec<(String, PathBuf)>,
@@ -80,6 +84,7 @@ pub(crate) fn run(args: &EvaluateArgs, out: &mut dyn Write) -> Result<Outcome> {
         dataset: args.dataset.clone(),
         device: args.device,
         baselines: args.baselines.0.clone(),
+        tune: args.tune,
         keep_seen: args.keep_seen,
         options: EvaluationOptions { ks, resamples: args.resamples, seed: args.seed, ..EvaluationOptions::default() },
         ..EvaluateOptions::new(&args.run)

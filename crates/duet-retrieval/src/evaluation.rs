@@ -45,6 +45,12 @@ pub struct EvaluationCase {
     pub cold: bool,
 }
 
+impl EvaluationCase {
+    fn query(&self, k: usize) -> Query<'_> {
+        Query { user: self.user, history: &self.history, k, filter: None, exclude: &self.exclude }
+    }
+}
+
 /// What evaluation needs to know of the catalogue.
 #[derive(Debug, Clone, Copy)]
 pub struct CatalogueInfo<'a> {
@@ -196,16 +202,7 @@ pub fn evaluate(
     let mut tally = Tally::new(&options.ks, catalogue.n_items);
     let mut seconds = 0.0;
     for tile in cases.chunks(options.tile) {
-        let queries: Vec<Query<'_>> = tile
-            .iter()
-            .map(|case| Query {
-                user: case.user,
-                history: &case.history,
-                k: deepest,
-                filter: None,
-                exclude: &case.exclude,
-            })
-            .collect();
+        let queries: Vec<Query<'_>> = tile.iter().map(|case| case.query(deepest)).collect();
         let started = Instant::now();
         let lists = recommender.recommend(&queries)?;
         seconds += started.elapsed().as_secs_f64();
@@ -246,6 +243,29 @@ pub fn evaluate(
         seed: options.seed,
         per_user,
     })
+}
+
+/// The mean NDCG@k over the cases with test items: what a search over parameters goes by, without intervals.
+///
+/// # Errors
+/// [`Error::Input`] for no cases or a `k` of 0; the errors of the recommender.
+pub fn mean_ndcg(recommender: &dyn Recommender, cases: &[EvaluationCase], k: usize) -> Result<f64> {
+    let at = metrics::Metric::Ndcg as usize;
+    let (mut sum, mut users) = (0.0, 0_usize);
+    for tile in cases.chunks(EvaluationOptions::default().tile) {
+        let queries: Vec<Query<'_>> = tile.iter().map(|case| case.query(k)).collect();
+        for (case, list) in tile.iter().zip(recommender.recommend(&queries)?) {
+            if case.truth.len() + case.unknown_truth > 0 {
+                let items: Vec<ItemIdx> = list.iter().map(|entry| entry.item).collect();
+                sum += user_metrics(&items, &case.truth, case.unknown_truth, &[k])[at];
+                users += 1;
+            }
+        }
+    }
+    match users {
+        0 => Err(Error::input("no user has test items: there is nothing to evaluate")),
+        _ => Ok(sum / users as f64),
+    }
 }
 
 /// What is counted over all lists.
@@ -404,6 +424,8 @@ mod tests {
         assert!((mean(&evaluation.all, "recall@1") - 0.5 / 3.0).abs() < 1e-12);
         assert!((mean(&evaluation.all, "recall@2") - 1.0 / 3.0).abs() < 1e-12);
         assert_eq!(mean(&evaluation.warm, "ndcg@1"), 1.0);
+        let alone = mean_ndcg(&Popularity::from_counts(&counts), &cases(), 2).unwrap();
+        assert!((alone - mean(&evaluation.all, "ndcg@2")).abs() < 1e-12);
         assert_eq!(mean(&evaluation.cold, "mrr@2"), 0.25);
         // At 2: items 2, 3, 0, 1 of 6; listeners (4 + 3) / 2, and twice (6 + 5) / 2.
         assert_eq!(evaluation.reach[1], Reach { k: 2, coverage: 4.0 / 6.0, popularity: (3.5 + 5.5 + 5.5) / 3.0 });

@@ -3,7 +3,7 @@
 //! * [`recommender`]: the contract ([`Recommender`], [`Query`], [`Scored`]) that models, indexes and baselines share.
 //! * [`search`]: top-K by dot product: exact int8 scan with a proven bound, and an IVF index above some 200,000 items.
 //! * [`vectors`]: the vectors file (Parquet). [`filter`]: which items are allowed. [`topk`]: the selector.
-//! * [`baselines`]: random, popularity, trending, ItemKNN, oracle.
+//! * [`baselines`]: random, popularity, trending, ItemKNN, content, EASE, ALS, BPR, oracle.
 //! * [`evaluation`], [`metrics`], [`bootstrap`]: full-catalogue ranking quality with user-level intervals.
 //!
 //! No model and no training lives here: vectors come in, lists go out.

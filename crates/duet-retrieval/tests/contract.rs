@@ -4,10 +4,13 @@
 
 use std::sync::Arc;
 
-use duet_core::{ItemIdx, UserIdx};
+use duet_core::{ItemIdx, UserIdx, encoding::EncodedTable};
 use duet_retrieval::{
     ItemFilter, Query, Recommender, Scored, VectorRecommender, Vectors,
-    baselines::{Interactions, ItemKnn, Oracle, Popularity, Random, Trending},
+    baselines::{
+        Als, AlsOptions, Bpr, BprOptions, Content, ContentItems, DEFAULT_LAMBDA, DecayedPopularity, Ease, Interactions,
+        ItemKnn, ItemKnnOptions, Oracle, Popularity, Random, Trending, Weighting,
+    },
     search::{ExactIndex, Index, IvfIndex, IvfOptions, VectorSearch},
 };
 
@@ -52,6 +55,18 @@ fn user_vectors() -> Vectors {
     Vectors::new(BLOCKS, (0..USERS).flat_map(|user| vector(block_of_user(user), user + 3)).collect()).unwrap()
 }
 
+/// One column that names the block.
+fn block_features() -> ContentItems {
+    let table = EncodedTable {
+        rows: ITEMS,
+        slots: 1,
+        bag_offsets: (0..=ITEMS as u32).collect(),
+        bag_ids: (0..ITEMS).map(|item| 1 + (item / BLOCK_ITEMS) as u32).collect(),
+        ..EncodedTable::default()
+    };
+    ContentItems { table, missing: vec![0] }
+}
+
 struct Subject {
     recommender: Box<dyn Recommender>,
     /// Whether it must find the listener's block.
@@ -78,8 +93,19 @@ fn subjects() -> Vec<Subject> {
     let tower = |name: &str, search: Box<dyn VectorSearch>| -> Box<dyn Recommender> {
         Box::new(VectorRecommender::new(name, user_vectors(), search).unwrap())
     };
+    let knn = |weighting| -> Box<dyn Recommender> {
+        Box::new(ItemKnn::new(&interactions, ItemKnnOptions { neighbours: 200, weighting }).unwrap())
+    };
+    let als = AlsOptions { factors: BLOCKS, ..AlsOptions::default() };
+    let bpr = BprOptions { factors: 12, learning_rate: 0.05, ..BprOptions::default() };
     let knowing: Vec<Box<dyn Recommender>> = vec![
-        Box::new(ItemKnn::new(&interactions, 200)),
+        knn(Weighting::Cosine),
+        knn(Weighting::TfIdf),
+        knn(Weighting::BM25),
+        Box::new(Content::new(&interactions, &block_features()).unwrap()),
+        Box::new(Ease::new(&interactions, DEFAULT_LAMBDA).unwrap()),
+        Box::new(Als::new(&interactions, als).unwrap()),
+        Box::new(Bpr::new(&interactions, bpr).unwrap()),
         Box::new(Oracle::new(user_vectors(), item_vectors()).unwrap()),
         tower("exact", Box::new(ExactIndex::new(vectors.clone()).unwrap())),
         tower("auto", Box::new(auto)),
@@ -90,6 +116,7 @@ fn subjects() -> Vec<Subject> {
         Box::new(Random::new(ITEMS, 1)),
         Box::new(Popularity::new(&interactions)),
         Box::new(Trending::new(&interactions, 3.0).unwrap()),
+        Box::new(DecayedPopularity::new(&interactions, 3.0).unwrap()),
         // One list can't hold a whole block's best, but must still give full lists.
         tower("ivf_one_list", Box::new(ivf(1))),
     ];

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use duet_core::{
-    ItemIdx, Result, UserIdx,
+    Error, ItemIdx, Result, UserIdx,
     config::{Config, Validation},
 };
 use duet_data::{
@@ -12,6 +12,7 @@ use duet_data::{
 };
 use duet_model::model::TwoTower;
 use duet_retrieval::{
+    EvaluationCase,
     metrics::{Metric, user_metrics},
     search::{ExactIndex, SearchRequest, VectorSearch},
 };
@@ -62,11 +63,18 @@ pub fn split_spec(config: &Config, info: &DatasetInfo) -> SplitSpec {
 /// # Errors
 /// As [`validation_split`].
 pub fn cut(timeline: Timeline, config: &Config, info: &DatasetInfo) -> Result<(Timeline, Option<ValidationPart>)> {
-    let spec = split_spec(config, info);
-    if spec == SplitSpec::None {
-        return Ok((timeline, None));
+    match split_spec(config, info) {
+        SplitSpec::None => Ok((timeline, None)),
+        spec => cut_by(&timeline, &spec, config),
     }
-    let (training, held_out) = validation_split(&timeline, &spec)?;
+}
+
+/// Cuts the part as told.
+///
+/// # Errors
+/// As [`validation_split`].
+fn cut_by(timeline: &Timeline, spec: &SplitSpec, config: &Config) -> Result<(Timeline, Option<ValidationPart>)> {
+    let (training, held_out) = validation_split(timeline, spec)?;
     let mut cases: Vec<Case> = held_out
         .into_iter()
         .filter_map(|(user, mut truth)| {
@@ -86,6 +94,39 @@ pub fn cut(timeline: Timeline, config: &Config, info: &DatasetInfo) -> Result<(T
     }
     let part = (!cases.is_empty()).then_some(ValidationPart { cases });
     Ok((training, part))
+}
+
+/// Cuts the part even where training did without one: the events that remain, and the validation users as test cases.
+///
+/// # Errors
+/// As [`validation_split`]; [`Error::Input`] if nobody has anything left to find.
+pub fn cases(timeline: &Timeline, config: &Config, info: &DatasetInfo) -> Result<(Timeline, Vec<EvaluationCase>)> {
+    let mut config = config.clone();
+    if config.data.validation == Validation::None {
+        config.data.validation = Validation::Auto;
+    }
+    let (training, part) = cut_by(timeline, &split_spec(&config, info), &config)?;
+    let Some(part) = part else {
+        return Err(Error::input(format!(
+            "no validation part can be cut from the training events (data.validation_fraction is {}), so there is nothing \
+             to tune on; raise it, or leave --tune away",
+            config.data.validation_fraction
+        )));
+    };
+    let cases = part.cases.into_iter().map(|Case { user, truth, exclude }| {
+        let history = training.items_of(user).to_vec();
+        EvaluationCase {
+            user_id: user.0.to_string(),
+            user: Some(user),
+            cold: history.is_empty(),
+            history,
+            exclude,
+            truth,
+            unknown_truth: 0,
+        }
+    });
+    let cases = cases.collect();
+    Ok((training, cases))
 }
 
 impl ValidationPart {

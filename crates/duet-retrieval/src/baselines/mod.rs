@@ -3,17 +3,32 @@
 //! All take plain inputs, grouped by user ([`Interactions`]), and count distinct listeners, so that one listener's
 //! thousand plays of an item weigh as one.
 
+mod als;
+mod bpr;
+mod content;
+mod decayed;
+mod ease;
+mod inverse;
 mod item_knn;
+mod lanes;
+mod latent;
 mod oracle;
 mod popularity;
 mod random;
 mod ranking;
+mod rows;
 mod trending;
 
 use duet_core::{Error, ItemIdx, Result};
 
+use self::rows::Rows;
 pub use self::{
-    item_knn::{DEFAULT_NEIGHBOURS, ItemKnn},
+    als::{Als, AlsOptions},
+    bpr::{Bpr, BprOptions},
+    content::{Content, ContentItems},
+    decayed::{DEFAULT_HALF_LIFE_DAYS, DecayedPopularity},
+    ease::{DEFAULT_LAMBDA, EASE_MAX_ITEMS, Ease},
+    item_knn::{DEFAULT_NEIGHBOURS, ItemKnn, ItemKnnOptions, Weighting},
     oracle::Oracle,
     popularity::Popularity,
     random::Random,
@@ -88,21 +103,9 @@ impl<'a> Interactions<'a> {
         counts
     }
 
-    /// The distinct items of every user, sorted, in compressed rows.
-    fn distinct(&self) -> (Vec<usize>, Vec<ItemIdx>) {
-        let mut offsets = Vec::with_capacity(self.offsets.len());
-        let mut distinct = Vec::with_capacity(self.items.len());
-        let mut row = Vec::new();
-        offsets.push(0);
-        for user in 0..self.n_users() {
-            row.clear();
-            row.extend_from_slice(self.user(user).1);
-            row.sort_unstable();
-            row.dedup();
-            distinct.extend_from_slice(&row);
-            offsets.push(distinct.len());
-        }
-        (offsets, distinct)
+    /// The distinct items of every user.
+    fn distinct(&self) -> Rows {
+        Rows::new((0..self.n_users()).map(|user| self.user(user).1), self.n_items)
     }
 }
 

@@ -50,6 +50,12 @@ pub(super) fn page(report: &Report) -> String {
             report.difference_table().to_html()
         ),
     };
+    let baselines = match report.baselines.is_empty() {
+        true => String::new(),
+        false => {
+            format!("<h2>Baselines</h2>\n<div class=\"scroll\">\n{}</div>\n", report.baseline_table().to_html())
+        }
+    };
     let config = report.model.config.to_toml().unwrap_or_default();
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n\
@@ -57,7 +63,7 @@ pub(super) fn page(report: &Report) -> String {
          <div class=\"scroll\">\n{table}</div>\n<p>coverage: share of the catalogue that anyone was recommended; \
          popularity: how many users had a recommended {item} in training, on average (the whole catalogue: {catalogue:.0}); \
          seconds: spent ranking.</p>\n<div class=\"charts\">\n{charts}</div>\n\
-         {differences}<h2>Data and model</h2>\n<div class=\"facts\">\n{facts}</div>\n\
+         {differences}{baselines}<h2>Data and model</h2>\n<div class=\"facts\">\n{facts}</div>\n\
          <details><summary>Configuration</summary><pre>{config}</pre></details>\n</html>\n",
         run = escape_html(&report.model.run.display().to_string()),
         headline = escape_html(&report.headline()),

@@ -11,10 +11,12 @@
 mod baseline;
 mod case;
 mod html;
+mod parameters;
 mod report;
 mod table;
+mod tuning;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Instant};
 
 use duet_core::{Error, Result};
 use duet_model::device::DeviceChoice;
@@ -24,11 +26,17 @@ use duet_retrieval::{
     evaluation::{self, CatalogueInfo},
 };
 
+use self::tuning::TuningPart;
 pub use self::{
-    baseline::Baseline,
+    baseline::{Baseline, Materials},
     case::test_cases,
-    report::{DatasetFacts, Difference, MAGIC, ModelFacts, Protocol, REPORT_FILES, Report, SegmentKind, VERSION},
+    parameters::Parameters,
+    report::{
+        BaselineFacts, DatasetFacts, Difference, MAGIC, ModelFacts, Protocol, REPORT_FILES, Report, SegmentKind,
+        VERSION,
+    },
     table::Table,
+    tuning::Tuned,
 };
 use crate::{retriever::Retriever, run::Run};
 
@@ -45,6 +53,8 @@ pub struct EvaluateOptions {
     pub device: DeviceChoice,
     /// Baselines to put beside; `None` takes all that the dataset allows.
     pub baselines: Option<Vec<Baseline>>,
+    /// Choose the parameters of the baselines on the validation part.
+    pub tune: bool,
     /// Rank, and count as truth, what the user had in training too.
     pub keep_seen: bool,
     /// Cut-offs, resamples, seed.
@@ -60,6 +70,7 @@ impl EvaluateOptions {
             dataset: None,
             device: DeviceChoice::default(),
             baselines: None,
+            tune: false,
             keep_seen: false,
             options: EvaluationOptions::default(),
         }
@@ -94,14 +105,15 @@ pub fn evaluate(options: &EvaluateOptions) -> Result<Report> {
         )));
     }
     // Before anything slow: a baseline that can't be built is a mistake in the command.
-    let oracle = dataset.oracle()?;
+    let materials = Materials::new(&dataset, &timeline)?;
     let baselines = match &options.baselines {
         Some(baselines) => baselines.clone(),
-        None => Baseline::possible(&dataset.info, oracle.is_some()),
+        None => Baseline::possible(&materials),
     };
     for baseline in &baselines {
-        baseline.check(&dataset.info, oracle.is_some())?;
+        baseline.check(&materials)?;
     }
+    let tuning = if options.tune { Some(TuningPart::new(&dataset, &timeline, &run.config)?) } else { None };
 
     let catalogue = CatalogueInfo { n_items: items.len(), popularity: &popularity };
     let measure = |recommender: &dyn Recommender| -> Result<Evaluation> {
@@ -122,15 +134,27 @@ pub fn evaluate(options: &EvaluateOptions) -> Result<Report> {
         }
         evaluations.push(measure(&Retriever::from_run(&other, &dataset)?.into_served().named(name))?);
     }
-    for baseline in &baselines {
-        let recommender =
-            baseline.build(&interactions, oracle.as_ref(), run.config.fallback.trending_days, options.options.seed)?;
+    let seed = options.options.seed;
+    let mut facts = Vec::with_capacity(baselines.len());
+    for &baseline in &baselines {
+        let mut parameters = Parameters::of(baseline, run.config.fallback.trending_days, seed);
+        let mut tuned = None;
+        if let Some(part) = &tuning
+            && let Some((best, found)) = part.tune(baseline, parameters, &materials, seed)?
+        {
+            (parameters, tuned) = (best, Some(found));
+        }
+        let started = Instant::now();
+        let recommender = baseline.build(&interactions, &materials, &parameters, seed)?;
+        let fit_seconds = started.elapsed().as_secs_f64();
         evaluations.push(measure(recommender.as_ref())?);
+        facts.push(BaselineFacts { name: baseline.as_str(), parameters, tuned, fit_seconds });
     }
     Report::new(
         DatasetFacts::new(&dataset),
         ModelFacts { run: options.run.clone(), config: run.config.clone(), weights: run.weights.clone() },
         Protocol::new(options, &cases, items.len()),
+        facts,
         evaluations,
     )
 }

@@ -18,7 +18,7 @@ use duet_retrieval::{
 };
 use serde::Serialize;
 
-use super::{EvaluateOptions, html, table::Table};
+use super::{EvaluateOptions, html, parameters::Parameters, table::Table, tuning::Tuned};
 use crate::{run::WeightsInfo, served::TWO_TOWER};
 
 /// Magic of the manifest.
@@ -69,6 +69,19 @@ pub struct ModelFacts {
     pub config: Config,
     /// What is known of its parameters.
     pub weights: WeightsInfo,
+}
+
+/// A baseline in the report.
+#[derive(Debug, Clone, Serialize)]
+pub struct BaselineFacts {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it was fitted with.
+    pub parameters: Parameters,
+    /// How they were found, if they were searched for.
+    pub tuned: Option<Tuned>,
+    /// Wall-clock seconds of the fit, the search left out.
+    pub fit_seconds: f64,
 }
 
 /// The protocol all recommenders were measured under.
@@ -158,6 +171,8 @@ pub struct Report {
     pub model: ModelFacts,
     /// How it was measured.
     pub protocol: Protocol,
+    /// The baselines, in the order of their evaluations.
+    pub baselines: Vec<BaselineFacts>,
     /// One per recommender.
     pub evaluations: Vec<Evaluation>,
     /// The first against each of the others.
@@ -182,6 +197,7 @@ impl Report {
         dataset: DatasetFacts,
         model: ModelFacts,
         protocol: Protocol,
+        baselines: Vec<BaselineFacts>,
         evaluations: Vec<Evaluation>,
     ) -> Result<Self> {
         let mut differences = Vec::new();
@@ -205,7 +221,7 @@ impl Report {
                 }
             }
         }
-        Ok(Self { dataset, model, protocol, evaluations, differences })
+        Ok(Self { dataset, model, protocol, baselines, evaluations, differences })
     }
 
     /// The evaluation of a recommender by its name.
@@ -279,6 +295,23 @@ impl Report {
         table
     }
 
+    /// One row a baseline: what it was fitted with.
+    pub fn baseline_table(&self) -> Table {
+        let is_tuned = self.baselines.iter().any(|facts| facts.tuned.is_some());
+        let mut table = Table::new().text("baseline").text("parameters").number("fit, s");
+        if is_tuned {
+            table = table.number("tried").number("validation NDCG@10").number("of the defaults");
+        }
+        for BaselineFacts { name, parameters, tuned, fit_seconds } in &self.baselines {
+            let found = tuned.iter().flat_map(|tuned| {
+                [tuned.tried.to_string(), format!("{:.4}", tuned.ndcg), format!("{:.4}", tuned.default_ndcg)]
+            });
+            let row = [(*name).to_owned(), parameters.to_string(), format!("{fit_seconds:.2}")];
+            table.push(row.into_iter().chain(found));
+        }
+        table
+    }
+
     /// What was measured on whom, in a sentence or two.
     pub fn headline(&self) -> String {
         let Protocol { users, cold_users, catalogue, resamples, keep_seen, truth, unknown_truth, .. } = &self.protocol;
@@ -312,6 +345,9 @@ impl Report {
         if !self.differences.is_empty() {
             text += &format!("\n{}", self.difference_table().to_text());
         }
+        if !self.baselines.is_empty() {
+            text += &format!("\n{}", self.baseline_table().to_text());
+        }
         text
     }
 
@@ -323,6 +359,9 @@ impl Report {
                 "\nPaired differences over the same users; \\* where the interval leaves zero out.\n\n{}",
                 self.difference_table().to_markdown()
             );
+        }
+        if !self.baselines.is_empty() {
+            text += &format!("\n{}", self.baseline_table().to_markdown());
         }
         text + "\n" + &self.facts().to_markdown()
     }
@@ -506,6 +545,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::evaluate::Baseline;
 
     fn report() -> Report {
         let counts: Vec<u32> = (1..=50).rev().collect();
@@ -542,7 +582,14 @@ mod tests {
         let config = Config::resolve(&[], &[]).unwrap();
         let weights = WeightsInfo { epoch: 3, validation_ndcg: Some(0.1), refitted: false };
         let model = ModelFacts { run: "runs/one".into(), config, weights };
-        Report::new(dataset, model, Protocol::new(&options, &cases, 50), evaluations).unwrap()
+        let facts = |baseline: Baseline| BaselineFacts {
+            name: baseline.as_str(),
+            parameters: Parameters::of(baseline, 28.0, 1),
+            tuned: None,
+            fit_seconds: 0.0,
+        };
+        let baselines = vec![facts(Baseline::Popularity), facts(Baseline::Random)];
+        Report::new(dataset, model, Protocol::new(&options, &cases, 50), baselines, evaluations).unwrap()
     }
 
     #[test]
