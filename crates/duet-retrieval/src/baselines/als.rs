@@ -388,19 +388,16 @@ mod tests {
                     rows[a][5] += if alpha > 0.0 { (1.0 + alpha) * y[a] } else { 0.0 };
                 }
             }
-            for at in 0..5 {
-                rows[at][at] += options.regularization;
-            }
+            rows.iter_mut().enumerate().for_each(|(at, row)| row[at] += options.regularization);
             for pivot in 0..5 {
                 for row in (0..5).filter(|row| *row != pivot) {
-                    let share = rows[row][pivot] / rows[pivot][pivot];
-                    for at in pivot..6 {
-                        rows[row][at] -= share * rows[pivot][at];
-                    }
+                    let from = rows[pivot];
+                    let share = rows[row][pivot] / from[pivot];
+                    rows[row].iter_mut().zip(from).for_each(|(value, from)| *value -= share * from);
                 }
             }
-            for at in 0..5 {
-                let expected = rows[at][5] / rows[at][at];
+            for (at, row) in rows.iter().enumerate() {
+                let expected = row[5] / row[at];
                 let value = f64::from(users[user * width + at]);
                 assert!((value - expected).abs() < 1e-4, "user {user}: {value} instead of {expected}");
             }
