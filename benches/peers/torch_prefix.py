@@ -166,8 +166,12 @@ class Table:
 
 
 class Learner:
+    make_towers = Towers
+    # Where a batch has the rows of the table that its step needs.
+    row_key = "candidates"
+
     def __init__(self, items, tile_rows):
-        self.towers = Towers()
+        self.towers = self.make_towers()
         self.items = Table(items, 0.05)
         self.features = Table(sum(FEATURE_VALUES), 0.02)
         self.tile_rows = tile_rows
@@ -176,7 +180,7 @@ class Learner:
         )
 
     def step(self, batch):
-        rows = self.items.gather(batch["candidates"])
+        rows = self.items.gather(batch[self.row_key])
         features = self.features.gather(batch["features"])
         users, items = self.towers(rows, features, batch)
         if self.tile_rows:
@@ -187,7 +191,7 @@ class Learner:
             loss.backward()
             loss = loss.item()
         with torch.no_grad():
-            self.items.update(batch["candidates"], rows.grad)
+            self.items.update(batch[self.row_key], rows.grad)
             self.features.update(batch["features"], features.grad)
         nn.utils.clip_grad_norm_(self.towers.parameters(), CLIP_NORM)
         self.optimiser.step()
@@ -197,39 +201,55 @@ class Learner:
         return loss
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def arguments(description):
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--items", type=int, default=200_000)
     parser.add_argument("--batches", type=int, default=64, help="batches drawn before the clock starts")
     parser.add_argument("--tile-rows", type=int, default=0, help="rows of logits at a time; 0: all")
-    parser.add_argument("--profile", action="store_true", help="print where the time goes instead")
-    options = parser.parse_args()
+    return parser
+
+
+def prepare(options, make_world, make_learner):
+    """Batches, drawn before the clock starts, and a learner that has seen some of them."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    world = World(options.items)
+    world = make_world(options.items)
     batches = [world.batch() for _ in range(options.batches)]
-    learner = Learner(options.items, options.tile_rows)
+    learner = make_learner(options.items, options.tile_rows)
     for batch in batches[:4]:
         learner.step(batch)
+    return batches, learner
+
+
+def report(options, batches, learner, per_step, unit, sizes):
+    """Trains for `options.seconds` and prints the pace in `unit`, of which a step has `per_step`."""
+    started, cpu_started, steps = time.perf_counter(), time.process_time(), []
+    while (begin := time.perf_counter()) - started < options.seconds:
+        loss = learner.step(batches[len(steps) % len(batches)])
+        steps.append(time.perf_counter() - begin)
+    elapsed, cpu = time.perf_counter() - started, time.process_time() - cpu_started
+    print(
+        f"torch {torch.__version__} threads {options.threads} tile {options.tile_rows or 'none'}: "
+        f"{len(steps) * per_step / elapsed:.0f} {unit}/s, median {numpy.median(steps) * 1e3:.2f} ms a step, "
+        f"CPU {cpu * 1e3 / len(steps):.2f} ms a step, {len(steps)} steps, {sizes}, last loss {loss:.3f}"
+    )
+
+
+def main():
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--profile", action="store_true", help="print where the time goes instead")
+    options = parser.parse_args()
+    batches, learner = prepare(options, World, Learner)
     if options.profile:
         with torch.profiler.profile() as profile:
             for batch in batches[:20]:
                 learner.step(batch)
         print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=15))
         return
-    started, cpu_started, steps = time.perf_counter(), time.process_time(), []
-    while (begin := time.perf_counter()) - started < options.seconds:
-        loss = learner.step(batches[len(steps) % len(batches)])
-        steps.append(time.perf_counter() - begin)
-    elapsed, cpu = time.perf_counter() - started, time.process_time() - cpu_started
     columns = numpy.mean([len(batch["candidates"]) for batch in batches])
-    print(
-        f"torch {torch.__version__} threads {options.threads} tile {options.tile_rows or 'none'}: "
-        f"{len(steps) * BATCH_WINDOWS * WINDOW / elapsed:.0f} positions/s, median {numpy.median(steps) * 1e3:.2f} ms a step, "
-        f"CPU {cpu * 1e3 / len(steps):.2f} ms a step, {len(steps)} steps, {columns:.0f} columns, last loss {loss:.3f}"
-    )
+    report(options, batches, learner, BATCH_WINDOWS * WINDOW, "positions", f"{columns:.0f} columns")
 
 
 if __name__ == "__main__":

@@ -7,31 +7,24 @@ window once for all of its positions. Towers, loss, negatives, optimisers and da
     python torch_two_tower.py --threads 2 --seconds 10 --tile-rows 256
 """
 
-import argparse
 import math
-import time
 
 import numpy
 import torch
-from torch import nn
 from torch.nn import functional
 
 from torch_prefix import (
-    CLIP_NORM,
-    DIM,
-    FEATURE_VALUES,
     HALF_LIFE,
     LENGTH_BUCKETS,
-    TOWER_RATE,
     UNIFORM_NEGATIVES,
     USERS,
-    WEIGHT_DECAY,
     WINDOW,
-    Table,
+    Learner,
     Towers,
     World,
-    sampled_softmax,
-    tiled_softmax,
+    arguments,
+    prepare,
+    report,
 )
 
 EXAMPLES, HISTORY = 2048, 50
@@ -93,64 +86,17 @@ class BagTowers(Towers):
         return users, items
 
 
-class Learner:
-    def __init__(self, items, tile_rows):
-        self.towers = BagTowers()
-        self.items = Table(items, 0.05)
-        self.features = Table(sum(FEATURE_VALUES), 0.02)
-        self.tile_rows = tile_rows
-        self.optimiser = torch.optim.AdamW(
-            self.towers.parameters(), lr=TOWER_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY, foreach=True
-        )
-
-    def step(self, batch):
-        rows = self.items.gather(batch["rows"])
-        features = self.features.gather(batch["features"])
-        users, items = self.towers(rows, features, batch)
-        if self.tile_rows:
-            loss, d_users, d_items = tiled_softmax(users, items, batch, self.tile_rows)
-            torch.autograd.backward([users, items], [d_users, d_items])
-        else:
-            loss = sampled_softmax(users, items, batch)
-            loss.backward()
-            loss = loss.item()
-        with torch.no_grad():
-            self.items.update(batch["rows"], rows.grad)
-            self.features.update(batch["features"], features.grad)
-        nn.utils.clip_grad_norm_(self.towers.parameters(), CLIP_NORM)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
-        with torch.no_grad():
-            self.towers.log_scale.clamp_(-math.log(1.0), -math.log(0.02))
-        return loss
+class BagLearner(Learner):
+    make_towers = BagTowers
+    row_key = "rows"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--items", type=int, default=200_000)
-    parser.add_argument("--batches", type=int, default=64, help="batches drawn before the clock starts")
-    parser.add_argument("--tile-rows", type=int, default=0, help="rows of logits at a time; 0: all")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    world = Bags(options.items)
-    batches = [world.batch() for _ in range(options.batches)]
-    learner = Learner(options.items, options.tile_rows)
-    for batch in batches[:4]:
-        learner.step(batch)
-    started, cpu_started, steps = time.perf_counter(), time.process_time(), []
-    while (begin := time.perf_counter()) - started < options.seconds:
-        loss = learner.step(batches[len(steps) % len(batches)])
-        steps.append(time.perf_counter() - begin)
-    elapsed, cpu = time.perf_counter() - started, time.process_time() - cpu_started
-    rows, columns = (numpy.mean([count(batch) for batch in batches]) for count in (lambda b: len(b["rows"]), lambda b: b["candidates"]))
-    print(
-        f"torch {torch.__version__} threads {options.threads} tile {options.tile_rows or 'none'}: "
-        f"{len(steps) * EXAMPLES / elapsed:.0f} examples/s, median {numpy.median(steps) * 1e3:.2f} ms a step, "
-        f"CPU {cpu * 1e3 / len(steps):.2f} ms a step, {len(steps)} steps, {rows:.0f} rows, {columns:.0f} columns, last loss {loss:.3f}"
-    )
+    options = arguments(__doc__.splitlines()[0]).parse_args()
+    batches, learner = prepare(options, Bags, BagLearner)
+    rows = numpy.mean([len(batch["rows"]) for batch in batches])
+    columns = numpy.mean([batch["candidates"] for batch in batches])
+    report(options, batches, learner, EXAMPLES, "examples", f"{rows:.0f} rows, {columns:.0f} columns")
 
 
 if __name__ == "__main__":
