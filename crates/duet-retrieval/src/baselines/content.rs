@@ -8,7 +8,7 @@
 use duet_core::{Error, ItemIdx, Result, encoding::EncodedTable};
 use rayon::prelude::*;
 
-use super::Interactions;
+use super::{Interactions, distinct};
 use crate::recommender::{Query, Recommender, Scored, all_but, check_item, check_k, select_dense};
 
 /// Popularity's weight in a score: breaks ties between items of equal features, and nothing else.
@@ -88,11 +88,8 @@ impl Content {
     }
 
     fn select(&self, history: &[ItemIdx], query: &Query<'_>, profile: &mut [f32]) -> Vec<Scored> {
-        let mut distinct = history.to_vec();
-        distinct.sort_unstable();
-        distinct.dedup();
         profile.fill(0.0);
-        for item in &distinct {
+        for item in distinct(history) {
             for &(at, value) in self.of(item.index()) {
                 profile[at as usize] += value;
             }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use duet_core::{Error, ItemIdx, Result};
 use rayon::prelude::*;
 
-use super::{Interactions, inverse::invert, rows::Rows};
+use super::{Interactions, distinct, inverse::invert, rows::Rows};
 use crate::recommender::{Query, Recommender, Scored, all_but, check_item, check_k, select_dense};
 
 /// Regularisation, as the paper found best on MovieLens-20M.
@@ -77,12 +77,9 @@ impl Ease {
     }
 
     fn select(&self, history: &[ItemIdx], query: &Query<'_>, scores: &mut Scores) -> Vec<Scored> {
-        let mut distinct = history.to_vec();
-        distinct.sort_unstable();
-        distinct.dedup();
         let n = self.items.len();
         scores.active.fill(0.0);
-        for item in &distinct {
+        for item in distinct(history) {
             let row = self.active_of[item.index()];
             if row != ABSENT {
                 let weights = &self.weights[row as usize * n..(row as usize + 1) * n];

@@ -11,7 +11,7 @@ use duet_core::{Error, ItemIdx, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Interactions, rows::Rows};
+use super::{Interactions, distinct, rows::Rows};
 use crate::{
     recommender::{Query, Recommender, Scored, all_but, check_item, check_k, select_dense},
     topk::TopK,
@@ -167,12 +167,8 @@ impl ItemKnn {
 
     /// Adds up the neighbourhoods of the distinct items of `history` in `scores`, which starts and ends at zero.
     fn select(&self, history: &[ItemIdx], query: &Query<'_>, scores: &mut [f32]) -> Vec<Scored> {
-        // Sorted, so that the order of f32 additions depends on the set alone.
-        let mut distinct = history.to_vec();
-        distinct.sort_unstable();
-        distinct.dedup();
         scores.fill(0.0);
-        for item in &distinct {
+        for item in distinct(history) {
             for neighbour in &self.neighbours[item.index()] {
                 scores[neighbour.item.index()] += neighbour.score;
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use duet_core::{Error, ItemIdx, Result};
 use rayon::prelude::*;
 
-use super::{Interactions, ranking::Ranking};
+use super::{Interactions, distinct, ranking::Ranking};
 use crate::{
     recommender::{Query, Scored, all_but, check_item, check_k, select_dense},
     search::{ExactIndex, Kernel, SearchRequest, VectorSearch},
@@ -56,9 +56,7 @@ impl Latent {
                     Some(user) if self.is_trained[user.index()] => Ok(Some(self.users.row(user.index()).to_vec())),
                     _ if query.history.is_empty() => Ok(None),
                     _ => {
-                        let mut items: Vec<u32> = query.history.iter().map(|item| item.0).collect();
-                        items.sort_unstable();
-                        items.dedup();
+                        let items: Vec<u32> = distinct(query.history).into_iter().map(|item| item.0).collect();
                         Ok(Some(fold_in(&items)))
                     }
                 }

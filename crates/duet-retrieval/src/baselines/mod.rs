@@ -35,6 +35,14 @@ pub use self::{
     trending::Trending,
 };
 
+/// The distinct items of a history, ascending, so that sums over them depend on the set alone.
+fn distinct(history: &[ItemIdx]) -> Vec<ItemIdx> {
+    let mut items = history.to_vec();
+    items.sort_unstable();
+    items.dedup();
+    items
+}
+
 /// Training interactions in compressed rows: user `u` has `items[offsets[u]..offsets[u + 1]]`, in time order.
 #[derive(Debug, Clone, Copy)]
 pub struct Interactions<'a> {
