@@ -146,7 +146,8 @@ async fn every_event_of_every_partition_comes_once() {
         cluster.publish(round * 2_000..(round + 1) * 2_000).await;
         let summary = run_kafka(&cluster.options(), &to, &quick()).await.unwrap();
         assert_eq!((summary.events, summary.known, summary.lag), (2_000, 0, Some(0)));
-        assert!(summary.batches >= 3, "{summary:?}");
+        // What is taken out of the client at once goes into one batch, so there are fewer than bytes would make.
+        assert!(summary.batches >= 2, "{summary:?}");
         assert_eq!(cluster.told().await, [(round + 1) * 500; 4]);
     }
     let zone = check(&to, 4, 6_000).await;

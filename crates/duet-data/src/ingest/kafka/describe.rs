@@ -1,5 +1,6 @@
 //! What a cluster says of topics: their ids and partitions. The client crate does not offer topic ids, so librdkafka is
-//! called as it is.
+//! called as it is. Any broker can answer; librdkafka by itself would ask the controller, which a cluster may be without
+//! for a while.
 #![expect(unsafe_code, reason = "calls into librdkafka")]
 
 use std::{
@@ -11,7 +12,7 @@ use std::{
 use rdkafka::{
     bindings::{
         RD_KAFKA_EVENT_DESCRIBETOPICS_RESULT, rd_kafka_AdminOptions_destroy, rd_kafka_AdminOptions_new,
-        rd_kafka_AdminOptions_set_request_timeout, rd_kafka_DescribeTopics, rd_kafka_DescribeTopics_result_topics,
+        rd_kafka_AdminOptions_set_broker, rd_kafka_AdminOptions_set_request_timeout, rd_kafka_DescribeTopics, rd_kafka_DescribeTopics_result_topics,
         rd_kafka_TopicCollection_destroy, rd_kafka_TopicCollection_of_topic_names, rd_kafka_TopicDescription_error,
         rd_kafka_TopicDescription_name, rd_kafka_TopicDescription_partitions, rd_kafka_TopicDescription_t,
         rd_kafka_TopicDescription_topic_id, rd_kafka_TopicPartitionInfo_partition, rd_kafka_Uuid_base64str,
@@ -52,12 +53,13 @@ impl<T> Drop for Owned<T> {
     }
 }
 
-/// Asks the cluster for topics, which come in any order. Blocks, at most a little longer than `timeout`.
+/// Asks the cluster for topics, which come in any order. Blocks, at most a little longer than twice `timeout`.
 pub(super) fn describe<C: ClientContext>(
     client: &Client<C>,
     topics: &[String],
     timeout: Duration,
 ) -> Result<Vec<Topic>, String> {
+    let broker = any_broker(client, topics, timeout)?;
     let client = client.native_ptr();
     let names: Vec<CString> = topics
         .iter()
@@ -76,6 +78,12 @@ pub(super) fn describe<C: ClientContext>(
         let options = Owned::new(options, rd_kafka_AdminOptions_destroy)?;
         let mut text = [0 as c_char; 256];
         let set = rd_kafka_AdminOptions_set_request_timeout(options.0, milliseconds, text.as_mut_ptr(), text.len());
+        let set = match set {
+            rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => {
+                rd_kafka_AdminOptions_set_broker(options.0, broker, text.as_mut_ptr(), text.len())
+            }
+            error => error,
+        };
         if set != rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
             return Err(CStr::from_ptr(text.as_ptr()).to_string_lossy().into_owned());
         }
@@ -97,6 +105,18 @@ pub(super) fn describe<C: ClientContext>(
         let descriptions = rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
         Ok((0..count).map(|at| topic(*descriptions.add(at))).collect())
     }
+}
+
+/// The number of a broker that is there: the one that answers this, or the first that it names.
+fn any_broker<C: ClientContext>(client: &Client<C>, topics: &[String], timeout: Duration) -> Result<i32, String> {
+    // One topic's metadata; without a name it would be that of all.
+    let metadata =
+        client.fetch_metadata(topics.first().map(String::as_str), timeout).map_err(|error| error.to_string())?;
+    let brokers = || metadata.brokers().iter().map(rdkafka::metadata::MetadataBroker::id);
+    brokers()
+        .find(|id| *id == metadata.orig_broker_id())
+        .or_else(|| brokers().next())
+        .ok_or_else(|| "the cluster names no brokers".to_owned())
 }
 
 /// # Safety
