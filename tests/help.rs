@@ -12,7 +12,7 @@ use std::{
 use crate::workshop::{Done, command, duet};
 
 /// Every command of `duet`.
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 20] = [
     "demo",
     "world",
     "import",
@@ -20,7 +20,10 @@ const COMMANDS: [&str; 17] = [
     "prepare",
     "train",
     "evaluate",
+    "compare",
     "embed",
+    "promote",
+    "rollback",
     "run",
     "recommend",
     "similar",

@@ -5,6 +5,7 @@
 
 mod agreement;
 mod bench;
+mod compare;
 mod faults;
 mod forged;
 mod help;

@@ -6,8 +6,8 @@ use anyhow::Result;
 use clap::Args;
 use duet_core::Error;
 use duet_model::device::DeviceChoice;
-use duet_retrieval::EvaluationOptions;
-use duet_train::evaluate::{Baseline, EvaluateOptions, Report, evaluate};
+use duet_retrieval::{EvaluationOptions, segments::FoldLimits};
+use duet_train::evaluate::{Baseline, DEFAULT_MAX_GAP, EvaluateOptions, Report, evaluate};
 
 use crate::{Outcome, values};
 
@@ -44,6 +44,13 @@ pub(crate) struct EvaluateArgs {
     /// Bootstrap resamples behind the intervals.
     #[arg(long, default_value_t = 1000, value_name = "N")]
     resamples: usize,
+    /// Fewest users of a segment; smaller ones are put together, and the report says so.
+    #[arg(long, default_value_t = 30, value_name = "USERS", value_parser = values::positive)]
+    min_segment: usize,
+    /// Raise an alarm in the report if NDCG@10 drops by more than this share from a sample of the training events to the
+    /// validation part.
+    #[arg(long, default_value_t = DEFAULT_MAX_GAP, value_name = "SHARE")]
+    max_gap: f64,
     /// Seed of the bootstrap and of the random baseline.
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
@@ -86,6 +93,8 @@ pub(crate) fn run(args: &EvaluateArgs, out: &mut dyn Write) -> Result<Outcome> {
         baselines: args.baselines.0.clone(),
         tune: args.tune,
         keep_seen: args.keep_seen,
+        limits: FoldLimits { min_users: args.min_segment, ..FoldLimits::default() },
+        max_gap: args.max_gap,
         options: EvaluationOptions { ks, resamples: args.resamples, seed: args.seed, ..EvaluationOptions::default() },
         ..EvaluateOptions::new(&args.run)
     })?;

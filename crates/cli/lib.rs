@@ -4,9 +4,12 @@
 //!   subcommands of those names.
 //! * One file a subcommand: its arguments and what it does with them. Results go to standard output; logs, notes and
 //!   progress to standard error.
-//! * Exit codes: 0; 1 for an error, printed as `error: ...`; 2 for wrong usage; 130 for an interrupted training.
+//! * Exit codes: 0; 1 for an error, printed as `error: ...`; 2 for wrong usage; 3 for a comparison whose
+//!   challenger is worse; 130 for an interrupted training.
 
 mod bench;
+mod champion;
+mod compare;
 mod completions;
 mod configuration;
 mod demo;
@@ -60,7 +63,10 @@ enum Command {
     Prepare(prepare::PrepareArgs),
     Train(train::TrainArgs),
     Evaluate(evaluate::EvaluateArgs),
+    Compare(compare::CompareArgs),
     Embed(embed::EmbedArgs),
+    Promote(champion::PromoteArgs),
+    Rollback(champion::RollbackArgs),
     Run(run::RunArgs),
     Recommend(recommend::RecommendArgs),
     Similar(similar::SimilarArgs),
@@ -98,10 +104,14 @@ enum Outcome {
     Done,
     /// Stopped by the user, with everything so far kept.
     Interrupted,
+    /// The challenger of a comparison is worse.
+    Worse,
 }
 
 /// What a shell reports for a process ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
+/// A comparison whose challenger is worse: no error, and no success.
+const WORSE: u8 = 3;
 
 /// The binary `duet`; `arguments` start with the program's name.
 pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
@@ -119,7 +129,10 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
             Command::Prepare(args) => prepare::run(args, out),
             Command::Train(args) => train::run(args, out),
             Command::Evaluate(args) => evaluate::run(args, out),
+            Command::Compare(args) => compare::run(args, out),
             Command::Embed(args) => embed::run(args, out),
+            Command::Promote(args) => champion::promote(args, out),
+            Command::Rollback(args) => champion::rollback(args, out),
             Command::Run(args) => run::run(args, out),
             Command::Recommend(args) => recommend::run(args, out),
             Command::Similar(args) => similar::run(args, out),
@@ -167,6 +180,7 @@ fn parsed<P: Parser>(
     match ended {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
+        Ok(Outcome::Worse) => ExitCode::from(WORSE),
         // `duet recommend ... | head` closes the pipe: that is no error of anybody's.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

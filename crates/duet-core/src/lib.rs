@@ -7,6 +7,7 @@
 //! * [`config`]: TOML to a validated training configuration.
 //! * [`layers`]: how configuration files and settings are put over a default that knows every key.
 //! * [`artifact`]: files and directories that appear whole or not at all, each with a checksum.
+//! * [`markup`]: text and axes of HTML pages.
 //! * [`memory`]: freed blocks are kept, for work in steps.
 //! * [`number`]: numbers as people read them.
 //! * [`progress`]: bars on a terminal, silence elsewhere.
@@ -20,6 +21,7 @@ pub mod error;
 pub mod event;
 pub mod ids;
 pub mod layers;
+pub mod markup;
 pub mod memory;
 pub mod number;
 pub mod progress;

@@ -10,7 +10,7 @@ use duet_core::{Error, ItemIdx, Result, UserIdx};
 use duet_retrieval::{
     EvaluationCase, EvaluationOptions, Recommender,
     baselines::{Als, AlsOptions, Bpr, BprOptions, Ease, Interactions, ItemKnn, ItemKnnOptions, Popularity},
-    evaluation::{CatalogueInfo, evaluate},
+    evaluation::{CatalogueInfo, Panel, evaluate},
 };
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -177,8 +177,8 @@ fn main() -> Result<()> {
         })
         .collect();
     let popularity = interactions.popularity(i64::MIN);
-    let catalogue = CatalogueInfo { n_items: pairs.n_items, popularity: &popularity };
-    let evaluation = evaluate(recommender.as_ref(), &cases, catalogue, &EvaluationOptions::default())?;
+    let catalogue = CatalogueInfo::new(&popularity, pairs.n_users);
+    let evaluation = evaluate(recommender.as_ref(), &Panel::new(cases)?, catalogue, &EvaluationOptions::default())?;
     let mean = |metric: &str| evaluation.all.metric(metric).map_or(f64::NAN, |interval| interval.mean);
     println!(
         "{name} users {} items {} pairs {} threads {} fit {seconds:.3} s NDCG@10 {:.4} Recall@10 {:.4} ranking {:.2} s",

@@ -5,6 +5,7 @@
 //! * [`vectors`]: the vectors file (Parquet). [`filter`]: which items are allowed. [`topk`]: the selector.
 //! * [`baselines`]: random, popularity, trending, ItemKNN, content, EASE, ALS, BPR, oracle.
 //! * [`evaluation`], [`metrics`], [`bootstrap`]: full-catalogue ranking quality with user-level intervals.
+//! * [`verdict`], [`segments`]: who is better, and for whom. [`calibration`]: scores against clicks. [`unit_vectors`]: likeness.
 //!
 //! No model and no training lives here: vectors come in, lists go out.
 //!
@@ -24,16 +25,20 @@
 
 pub mod baselines;
 pub mod bootstrap;
+pub mod calibration;
 pub mod evaluation;
 pub mod filter;
 pub mod metrics;
 pub mod recommender;
 pub mod search;
+pub mod segments;
 pub mod topk;
 pub mod two_tower;
+pub mod unit_vectors;
 pub mod vectors;
+pub mod verdict;
 
-pub use evaluation::{Evaluation, EvaluationCase, EvaluationOptions, evaluate};
+pub use evaluation::{Evaluation, EvaluationCase, EvaluationOptions, Panel, evaluate};
 pub use filter::ItemFilter;
 pub use recommender::{Query, Recommender, Scored};
 pub use two_tower::VectorRecommender;

@@ -8,16 +8,21 @@
 //! * [`bundle::embed`]: a run to a *bundle*: vectors, index, fallbacks, checked against exact search.
 //! * [`retriever::Retriever`]: lists for users, from a run or a bundle.
 //! * [`pipeline`]: all of it on a schedule, from new events to a published bundle.
+//! * [`champion`]: which bundle is the champion, by a link with a history.
+//! * [`compare`](mod@compare): two recommenders on the same users, with a verdict.
 //! * [`evaluate`]: the run and the baselines in one table, full catalogue, with intervals.
 
 pub mod batcher;
 pub mod bundle;
+pub mod champion;
 pub mod checkpoint;
+pub mod compare;
 pub mod embedding_pass;
 pub mod evaluate;
 pub mod examples;
 pub mod metrics_log;
 pub mod pipeline;
+mod pointer;
 pub mod prior;
 pub mod retriever;
 pub mod run;

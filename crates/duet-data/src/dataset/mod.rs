@@ -20,10 +20,12 @@ use std::path::PathBuf;
 use duet_core::{ItemIdx, UserIdx, artifact::FileEntry, schema::Schema, table::FeatureTable};
 use serde::{Deserialize, Serialize};
 
+mod impressions;
 pub(crate) mod parquet_file;
 mod read;
 mod write;
 
+pub use impressions::ArtistImpression;
 pub use write::write;
 pub(crate) use write::{SplitHasher, TestWriter, TimelineWriter, check_table, split_hash, write_table, write_vectors};
 

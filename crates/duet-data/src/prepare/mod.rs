@@ -41,5 +41,6 @@ pub use day_file::DAYS_DIR;
 pub use days::QUARANTINE_DIR;
 pub use fate::RateLimits;
 pub use options::{DayRange, EventSource, HeldOut, PrepareOptions, Strengths};
+pub(crate) use outputs::IMPRESSIONS_FILE;
 pub use rows::Rows;
 pub use run::{PrepareSummary, QUALITY_FILE, QUALITY_PAGE, prepare};

@@ -25,7 +25,7 @@ use crate::dataset::{
 };
 
 pub(super) const PLAYS_FILE: &str = "plays.parquet";
-pub(super) const IMPRESSIONS_FILE: &str = "impressions.parquet";
+pub(crate) const IMPRESSIONS_FILE: &str = "impressions.parquet";
 pub(super) const USER_ARTIST_FILE: &str = "user_artist.parquet";
 pub(super) const USER_HISTORY_FILE: &str = "user_history.parquet";
 

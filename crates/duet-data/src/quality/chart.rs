@@ -3,34 +3,9 @@
 
 use std::fmt::Write;
 
+use duet_core::markup::{escape, shorten, ticks};
+
 use super::summary::Histogram;
-
-/// Text as HTML text or attribute value. Control characters, those that turn the direction of writing included, are replaced:
-/// they are not allowed in HTML, or would let a value rearrange the page.
-pub(super) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffe}' | '\u{ffff}' => escaped.push('\u{fffd}'),
-            control if control.is_control() => escaped.push('\u{fffd}'),
-            other => escaped.push(other),
-        }
-    }
-    escaped
-}
-
-/// At most so many characters, the last of them an ellipsis where some are left out.
-pub(super) fn shorten(text: &str, characters: usize) -> String {
-    match text.char_indices().nth(characters) {
-        None => text.to_owned(),
-        Some(_) => text.chars().take(characters - 1).chain(['…']).collect(),
-    }
-}
 
 /// A horizontal bar.
 pub(super) struct Bar {
@@ -292,44 +267,4 @@ pub(super) fn psi_bar(psi: f64, class: &str, moderate: f64, large: f64) -> Strin
         let _ = write!(text, "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"0\" y2=\"14\"/>", x = x(mark));
     }
     text + "</svg>"
-}
-
-/// A round step, and how many of them reach `highest`.
-fn ticks(highest: f64) -> (f64, f64) {
-    if highest <= 0.0 {
-        return (1.0, 1.0);
-    }
-    let power = 10_f64.powf((highest / 4.0).log10().floor());
-    let step = [1.0, 2.0, 2.5, 5.0, 10.0]
-        .map(|factor| factor * power)
-        .into_iter()
-        .find(|step| step * 4.0 >= highest)
-        .unwrap_or(10.0 * power);
-    (step, (highest / step).ceil().max(1.0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_from_a_value_becomes_markup() {
-        assert_eq!(escape("<script>\"a\" & 'b'"), "&lt;script&gt;&quot;a&quot; &amp; &#39;b&#39;");
-        assert_eq!(escape("a\0b\u{1b}c\u{202e}d\u{85}"), "a\u{fffd}b\u{fffd}c\u{fffd}d\u{fffd}");
-        assert_eq!(escape("Ångström 東京 שלום"), "Ångström 東京 שלום");
-    }
-
-    #[test]
-    fn long_labels_are_cut_at_characters() {
-        assert_eq!((shorten("日本語", 3), shorten("日本語の", 3)), ("日本語".to_owned(), "日本…".to_owned()));
-    }
-
-    #[test]
-    fn ticks_reach_the_top_in_round_steps() {
-        assert_eq!((ticks(22_650.0), ticks(0.0), ticks(1.0)), ((10_000.0, 3.0), (1.0, 1.0), (0.25, 4.0)));
-        for highest in [1e-9, 0.013, 3.0, 7.7, 99.0, 1e12] {
-            let (step, steps) = ticks(highest);
-            assert!(step * steps >= highest * (1.0 - 1e-12) && steps <= 5.0, "{highest}: {step} {steps}");
-        }
-    }
 }

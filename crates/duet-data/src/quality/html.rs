@@ -5,11 +5,14 @@
 
 use std::fmt::Write;
 
-use duet_core::number::grouped;
+use duet_core::{
+    markup::{escape, shorten},
+    number::grouped,
+};
 
 use super::{
     books::{Books, DayBooks, Reasons},
-    chart::{Bar, Charts, Day, Series, escape, psi_bar, shorten},
+    chart::{Bar, Charts, Day, Series, psi_bar},
     check::{Verdict, percent},
     drift::{CATEGORY_BINS, Drift, DriftLevel, LARGE_PSI, MISSING, MODERATE_PSI, OTHER},
     report::Report,

@@ -283,7 +283,7 @@ mod tests {
     use super::*;
     use crate::{
         baselines::Popularity,
-        evaluation::{CatalogueInfo, EvaluationCase, EvaluationOptions, evaluate},
+        evaluation::{CatalogueInfo, EvaluationCase, EvaluationOptions, Panel, evaluate},
     };
 
     const ITEMS: usize = 120;
@@ -317,9 +317,10 @@ mod tests {
         let (offsets, items, cases) = world();
         let interactions = Interactions::new(&offsets, &items, &[], ITEMS).unwrap();
         let counts = interactions.popularity(i64::MIN);
-        let catalogue = CatalogueInfo { n_items: ITEMS, popularity: &counts };
+        let catalogue = CatalogueInfo::new(&counts, 200);
+        let panel = Panel::new(cases).unwrap();
         let ndcg = |recommender: &dyn Recommender| {
-            let evaluation = evaluate(recommender, &cases, catalogue, &EvaluationOptions::default()).unwrap();
+            let evaluation = evaluate(recommender, &panel, catalogue, &EvaluationOptions::default()).unwrap();
             evaluation.all.metric("ndcg@10").unwrap().mean
         };
         let options = BprOptions { factors: 16, learning_rate: 0.05, ..BprOptions::default() };

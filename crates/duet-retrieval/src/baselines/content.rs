@@ -9,7 +9,10 @@ use duet_core::{Error, ItemIdx, Result, encoding::EncodedTable};
 use rayon::prelude::*;
 
 use super::{Interactions, distinct};
-use crate::recommender::{Query, Recommender, Scored, all_but, check_item, check_k, select_dense};
+use crate::{
+    recommender::{Query, Recommender, Scored, all_but, check_item, check_k, select_dense},
+    unit_vectors::{UnitVectors, scale_to_one},
+};
 
 /// Popularity's weight in a score: breaks ties between items of equal features, and nothing else.
 const TIE_BREAK: f32 = 1e-9;
@@ -23,28 +26,15 @@ pub struct ContentItems {
     pub missing: Vec<u32>,
 }
 
-/// The items' vectors in compressed rows.
-#[derive(Debug, Clone)]
-pub struct Content {
-    offsets: Vec<usize>,
-    components: Vec<(u32, f32)>,
-    dim: usize,
-    base: Vec<f32>,
-}
-
-impl Content {
-    /// Weights and scales the features.
+impl ContentItems {
+    /// A vector of length 1 for each item, as the module says; all zeros where nothing is known of an item.
     ///
     /// # Errors
-    /// [`Error::Input`] if there are no features, or those of another number of items.
-    pub fn new(interactions: &Interactions<'_>, items: &ContentItems) -> Result<Self> {
-        let ContentItems { table, missing } = items;
-        if table.rows != interactions.n_items() || missing.len() != table.slots {
-            return Err(Error::input(format!(
-                "content: features of {} items for a catalogue of {}",
-                table.rows,
-                interactions.n_items()
-            )));
+    /// [`Error::Input`] if there are no features, or not one "missing" a slot.
+    pub fn vectors(&self) -> Result<UnitVectors> {
+        let Self { table, missing } = self;
+        if missing.len() != table.slots {
+            return Err(Error::input(format!("content: {} missing ids for {} slots", missing.len(), table.slots)));
         }
         if table.slots + table.dense_width == 0 {
             return Err(Error::input("content: the items have no features"));
@@ -55,60 +45,67 @@ impl Content {
             frequency[id as usize] += 1;
         }
         let idf = |id: u32| (table.rows as f32 / frequency[id as usize] as f32).ln();
-        let mut content = Self {
-            offsets: vec![0],
-            components: Vec::new(),
-            dim: vocabulary + table.dense_width,
-            base: interactions.popularity(i64::MIN).iter().map(|&count| TIE_BREAK * count as f32).collect(),
-        };
+        let mut vectors = UnitVectors::new(vocabulary + table.dense_width);
+        let mut row_components: Vec<(u32, f32)> = Vec::new();
         for row in 0..table.rows {
+            row_components.clear();
+            let mut push_column = |column: &mut dyn Iterator<Item = (u32, f32)>| {
+                let start = row_components.len();
+                row_components.extend(column.filter(|(_, value)| *value != 0.0));
+                scale_to_one(&mut row_components[start..]);
+            };
             for (slot, &missing) in missing.iter().enumerate() {
-                let bag = table.bag(row, slot).iter().filter(|&&id| id != missing).map(|&id| (id, idf(id)));
-                content.push_column(bag);
+                push_column(&mut table.bag(row, slot).iter().filter(|&&id| id != missing).map(|&id| (id, idf(id))));
             }
             let dense = table.dense_row(row).iter().enumerate();
-            content.push_column(dense.map(|(at, &value)| ((vocabulary + at) as u32, value)));
-            content.offsets.push(content.components.len());
+            push_column(&mut dense.map(|(at, &value)| ((vocabulary + at) as u32, value)));
+            vectors.push(&row_components);
         }
-        for row in 0..table.rows {
-            let range = content.offsets[row]..content.offsets[row + 1];
-            scale_to_one(&mut content.components[range]);
+        Ok(vectors)
+    }
+}
+
+/// The items' vectors, and popularity where those say nothing.
+#[derive(Debug, Clone)]
+pub struct Content {
+    vectors: UnitVectors,
+    base: Vec<f32>,
+}
+
+impl Content {
+    /// Weights and scales the features.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if there are no features, or those of another number of items.
+    pub fn new(interactions: &Interactions<'_>, items: &ContentItems) -> Result<Self> {
+        if items.table.rows != interactions.n_items() {
+            return Err(Error::input(format!(
+                "content: features of {} items for a catalogue of {}",
+                items.table.rows,
+                interactions.n_items()
+            )));
         }
-        Ok(content)
-    }
-
-    fn push_column(&mut self, column: impl Iterator<Item = (u32, f32)>) {
-        let start = self.components.len();
-        self.components.extend(column.filter(|(_, value)| *value != 0.0));
-        scale_to_one(&mut self.components[start..]);
-    }
-
-    fn of(&self, item: usize) -> &[(u32, f32)] {
-        &self.components[self.offsets[item]..self.offsets[item + 1]]
+        Ok(Self {
+            vectors: items.vectors()?,
+            base: interactions.popularity(i64::MIN).iter().map(|&count| TIE_BREAK * count as f32).collect(),
+        })
     }
 
     fn select(&self, history: &[ItemIdx], query: &Query<'_>, profile: &mut [f32]) -> Vec<Scored> {
         profile.fill(0.0);
         for item in distinct(history) {
-            for &(at, value) in self.of(item.index()) {
+            for &(at, value) in self.vectors.of(item.index()) {
                 profile[at as usize] += value;
             }
         }
         let length = profile.iter().map(|value| value * value).sum::<f32>().sqrt();
         let scale = if length > 0.0 { 1.0 / length } else { 0.0 };
         let score = |(item, base): (usize, &f32)| {
-            let product: f32 = self.of(item).iter().map(|&(at, value)| profile[at as usize] * value).sum();
+            let product: f32 = self.vectors.of(item).iter().map(|&(at, value)| profile[at as usize] * value).sum();
             product * scale + base
         };
         let scores: Vec<f32> = self.base.iter().enumerate().map(score).collect();
         select_dense(&scores, query)
-    }
-}
-
-fn scale_to_one(components: &mut [(u32, f32)]) {
-    let length = components.iter().map(|(_, value)| value * value).sum::<f32>().sqrt();
-    if length > 0.0 {
-        components.iter_mut().for_each(|(_, value)| *value /= length);
     }
 }
 
@@ -126,7 +123,7 @@ impl Recommender for Content {
         queries
             .par_iter()
             .map_init(
-                || vec![0.0_f32; self.dim],
+                || vec![0.0_f32; self.vectors.dim()],
                 |profile, query| {
                     query.check(self.base.len())?;
                     Ok(self.select(query.history, query, profile))
@@ -138,7 +135,7 @@ impl Recommender for Content {
     fn similar(&self, item: ItemIdx, k: usize) -> Result<Vec<Scored>> {
         check_k(k)?;
         check_item(item, self.base.len())?;
-        Ok(self.select(&[item], &all_but(&[item], k), &mut vec![0.0; self.dim]))
+        Ok(self.select(&[item], &all_but(&[item], k), &mut vec![0.0; self.vectors.dim()]))
     }
 }
 

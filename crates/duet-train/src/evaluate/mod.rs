@@ -6,37 +6,55 @@
 //! * [`test_cases`]: held-out events to test users. [`Baseline`]: what the model has to beat.
 //! * The model is measured as it serves ([`ServedTwoTower`](crate::served::ServedTwoTower)): with the fallback for people it
 //!   knows nothing about.
+//! * For whom it is better or worse ([`Segments`]), what new users and items get ([`ColdStart`]), who is shown ([`ExposureRow`]),
+//!   whether it learned by heart ([`FitGap`]), whether its scores go with clicks.
 //! * [`Report`]: everything measured, as JSON, Parquet (per user), Markdown and one HTML page.
 
 mod baseline;
 mod case;
-mod html;
+mod clicks;
+mod cold_start;
+mod divisions;
+mod examples;
+mod exposure;
+mod fit_gap;
+pub(crate) mod groups;
+mod learning;
+mod page;
 mod parameters;
 mod report;
 mod table;
+pub(crate) mod test_bed;
 mod tuning;
+pub(crate) mod words;
 
 use std::{path::PathBuf, time::Instant};
 
 use duet_core::{Error, Result};
 use duet_model::device::DeviceChoice;
 use duet_retrieval::{
-    Evaluation, EvaluationOptions, Recommender,
-    baselines::Interactions,
-    evaluation::{self, CatalogueInfo},
+    Evaluation, EvaluationOptions, search::VectorSearch, segments::FoldLimits, unit_vectors::UnitVectors,
 };
 
-use self::tuning::TuningPart;
 pub use self::{
     baseline::{Baseline, Materials},
     case::test_cases,
+    cold_start::ColdStart,
+    exposure::{ExposureRow, ShownShare},
+    fit_gap::{DEFAULT_MAX_GAP, FitGap, FitPart},
+    groups::{Divided, GroupDifference, GroupScore, MeasuredDivision, MeasuredGroup},
     parameters::Parameters,
     report::{
-        BaselineFacts, DatasetFacts, Difference, MAGIC, ModelFacts, Protocol, REPORT_FILES, Report, SegmentKind,
-        VERSION,
+        BaselineFacts, DatasetFacts, Difference, ExampleList, Findings, LearningPoint, MAGIC, ModelFacts, Protocol,
+        REPORT_FILES, Report, SegmentKind, Segments, VERSION,
     },
     table::Table,
     tuning::Tuned,
+};
+use self::{
+    groups::{Measures, correct},
+    test_bed::TestBed,
+    tuning::TuningPart,
 };
 use crate::{retriever::Retriever, run::Run};
 
@@ -57,6 +75,10 @@ pub struct EvaluateOptions {
     pub tune: bool,
     /// Rank, and count as truth, what the user had in training too.
     pub keep_seen: bool,
+    /// How small segments may be.
+    pub limits: FoldLimits,
+    /// The largest drop from training sample to validation without an alarm, as a share.
+    pub max_gap: f64,
     /// Cut-offs, resamples, seed.
     pub options: EvaluationOptions,
 }
@@ -72,10 +94,16 @@ impl EvaluateOptions {
             baselines: None,
             tune: false,
             keep_seen: false,
+            limits: FoldLimits::default(),
+            max_gap: DEFAULT_MAX_GAP,
             options: EvaluationOptions::default(),
         }
     }
 }
+
+/// Vectors that tell how alike two items are.
+pub(crate) const BY_FEATURES: &str = "the item features";
+const BY_EMBEDDINGS: &str = "the run's item embeddings";
 
 /// Evaluates a run and the baselines. Nothing is written: see [`Report::write`].
 ///
@@ -85,44 +113,24 @@ impl EvaluateOptions {
 pub fn evaluate(options: &EvaluateOptions) -> Result<Report> {
     let run = Run::open(&options.run, options.device)?;
     let dataset = run.dataset(options.dataset.as_deref())?;
-    if dataset.info.counts.test_events == 0 {
-        return Err(Error::input(format!(
-            "{} has no held-out part, so there is nothing to evaluate on; import it again with --split (for instance \
-             --split leave-last-out), train on that, and evaluate",
-            dataset.dir.display()
-        )));
-    }
-    let items = dataset.items()?;
-    let timeline = dataset.timeline()?;
-    let interactions = Interactions::new(&timeline.offsets, &timeline.items, &timeline.timestamps_ms, items.len())?;
-    let popularity = interactions.popularity(i64::MIN);
-    let cases = test_cases(&dataset.test()?, &timeline, &items.ids, options.keep_seen);
-    if cases.is_empty() {
-        return Err(Error::input(format!(
-            "{}: nobody has a held-out {item} that was not in their training part; --keep-seen counts those too",
-            dataset.dir.display(),
-            item = dataset.info.item_kind
-        )));
-    }
+    let mut bed = TestBed::new(dataset, options.keep_seen, options.limits, options.options.clone())?;
     // Before anything slow: a baseline that can't be built is a mistake in the command.
-    let materials = Materials::new(&dataset, &timeline)?;
     let baselines = match &options.baselines {
         Some(baselines) => baselines.clone(),
-        None => Baseline::possible(&materials),
+        None => Baseline::possible(&bed.materials),
     };
     for baseline in &baselines {
-        baseline.check(&materials)?;
+        baseline.check(&bed.materials)?;
     }
-    let tuning = if options.tune { Some(TuningPart::new(&dataset, &timeline, &run.config)?) } else { None };
+    let tuning = if options.tune { Some(TuningPart::new(&bed.dataset, &bed.timeline, &run.config)?) } else { None };
 
-    let catalogue = CatalogueInfo { n_items: items.len(), popularity: &popularity };
-    let measure = |recommender: &dyn Recommender| -> Result<Evaluation> {
-        let evaluation = evaluation::evaluate(recommender, &cases, catalogue, &options.options)?;
-        tracing::info!(recommender = evaluation.recommender, seconds = evaluation.seconds, "evaluated");
-        Ok(evaluation)
-    };
-    let mut evaluations = Vec::new();
-    evaluations.push(measure(&Retriever::from_run(&run, &dataset)?.into_served())?);
+    let served = Retriever::from_run(&run, &bed.dataset)?.into_served();
+    let mut diversity_by = bed.vectors.as_ref().map(|_| BY_FEATURES);
+    if bed.vectors.is_none() {
+        bed.vectors = Some(UnitVectors::directions(served.model().search().vectors(), run.config.model.dim));
+        diversity_by = Some(BY_EMBEDDINGS);
+    }
+    let mut evaluations = vec![bed.measure(&served)?];
     for (name, dir) in &options.also {
         let other = Run::open(dir, options.device)?;
         if other.info.dataset_fingerprint != run.info.dataset_fingerprint {
@@ -132,7 +140,7 @@ pub fn evaluate(options: &EvaluateOptions) -> Result<Report> {
                 options.run.display()
             )));
         }
-        evaluations.push(measure(&Retriever::from_run(&other, &dataset)?.into_served().named(name))?);
+        evaluations.push(bed.measure(&Retriever::from_run(&other, &bed.dataset)?.into_served().named(name))?);
     }
     let seed = options.options.seed;
     let mut facts = Vec::with_capacity(baselines.len());
@@ -140,21 +148,86 @@ pub fn evaluate(options: &EvaluateOptions) -> Result<Report> {
         let mut parameters = Parameters::of(baseline, run.config.fallback.trending_days, seed);
         let mut tuned = None;
         if let Some(part) = &tuning
-            && let Some((best, found)) = part.tune(baseline, parameters, &materials, seed)?
+            && let Some((best, found)) = part.tune(baseline, parameters, &bed.materials, seed)?
         {
             (parameters, tuned) = (best, Some(found));
         }
         let started = Instant::now();
-        let recommender = baseline.build(&interactions, &materials, &parameters, seed)?;
+        let recommender = bed.fit(baseline, &parameters, seed)?;
         let fit_seconds = started.elapsed().as_secs_f64();
-        evaluations.push(measure(recommender.as_ref())?);
+        evaluations.push(bed.measure(recommender.as_ref())?);
         facts.push(BaselineFacts { name: baseline.as_str(), parameters, tuned, fit_seconds });
     }
+    let protocol = Protocol::new(options, &bed.panel, bed.items.len(), diversity_by);
+    let first_baseline = 1 + options.also.len();
+    let test = fit_part(&evaluations);
+    let findings = Findings {
+        segments: segments(&bed, &evaluations, first_baseline, &protocol)?,
+        cold_start: cold_start(&bed, &evaluations, &protocol)?,
+        exposure: exposure::exposure(&bed.item_divisions[0], &bed.popularity, &evaluations),
+        fit_gap: FitGap::measure(
+            &run,
+            &bed.dataset,
+            &bed.timeline,
+            served.model(),
+            test,
+            options.max_gap,
+            &options.options,
+        )?,
+        calibration: clicks::click_calibration(&bed.dataset, served.model())?,
+        learning: learning::learning(&options.run),
+        examples: examples::examples(&served, &bed.panel, &bed.items)?,
+    };
     Report::new(
-        DatasetFacts::new(&dataset),
+        DatasetFacts::new(&bed.dataset),
         ModelFacts { run: options.run.clone(), config: run.config.clone(), weights: run.weights.clone() },
-        Protocol::new(options, &cases, items.len()),
+        protocol,
         facts,
         evaluations,
+        findings,
     )
+}
+
+fn measures<'a>(evaluations: &'a [Evaluation], protocol: &Protocol) -> Measures<'a> {
+    let [ndcg, recall] = protocol.metrics_of_interest();
+    Measures {
+        evaluations: evaluations.iter().collect(),
+        metrics: vec![ndcg, recall.clone()],
+        part_metric: recall,
+        pairs: Vec::new(),
+    }
+}
+
+/// The run beside the best baseline, segment by segment.
+fn segments(bed: &TestBed, evaluations: &[Evaluation], first_baseline: usize, protocol: &Protocol) -> Result<Segments> {
+    let metric = &protocol.metrics_of_interest()[0];
+    let ndcg = |at: usize| evaluations[at].all.metric(metric).map_or(0.0, |interval| interval.mean);
+    let is_rival = |at: &usize| !matches!(evaluations[*at].recommender.as_str(), "random" | "oracle");
+    let best = (first_baseline..evaluations.len()).filter(is_rival).max_by(|&a, &b| ndcg(a).total_cmp(&ndcg(b)));
+    let measures = Measures {
+        evaluations: [Some(0), best].into_iter().flatten().map(|at| &evaluations[at]).collect(),
+        pairs: best.map(|_| (0, 1)).into_iter().collect(),
+        ..measures(evaluations, protocol)
+    };
+    let mut divisions = bed.divisions.iter().map(|division| measures.users(division)).collect::<Result<Vec<_>>>()?;
+    // The last division of the items belongs to the cold start.
+    let last = bed.item_divisions.len() - 1;
+    for (at, division) in bed.item_divisions[..last].iter().enumerate() {
+        divisions.push(measures.items(at, division, protocol.min_segment_users)?);
+    }
+    correct(&mut divisions);
+    Ok(Segments { against: best.map(|at| evaluations[at].recommender.clone()), divisions })
+}
+
+fn cold_start(bed: &TestBed, evaluations: &[Evaluation], protocol: &Protocol) -> Result<ColdStart> {
+    let last = bed.item_divisions.len() - 1;
+    ColdStart::new(evaluations, &measures(evaluations, protocol), &bed.history, (last, &bed.item_divisions[last]))
+}
+
+/// The test part of the over-fitting gap: users with training events, as in the other parts.
+fn fit_part(evaluations: &[Evaluation]) -> Option<FitPart> {
+    let warm = |evaluation: &Evaluation| evaluation.warm.metric("ndcg@10");
+    let own = evaluations.first()?;
+    let popularity = evaluations.iter().find(|evaluation| evaluation.recommender == Baseline::Popularity.as_str());
+    Some(FitPart { users: own.warm.users, ndcg: warm(own)?, popularity: warm(popularity?)?.mean })
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use duet_core::markup::escape;
+
 /// Rows of text under a header; the first column is left-aligned, the others as told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
@@ -69,11 +71,11 @@ impl Table {
     /// As a Markdown table.
     pub fn to_markdown(&self) -> String {
         let line = |cells: &mut dyn Iterator<Item = String>| format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "));
-        let escape = |cell: &String| cell.replace('|', "\\|");
-        let mut text = line(&mut self.header.iter().map(|(name, _)| escape(name)));
+        let escape_bar = |cell: &String| cell.replace('|', "\\|");
+        let mut text = line(&mut self.header.iter().map(|(name, _)| escape_bar(name)));
         text += &line(&mut self.header.iter().map(|(_, right)| if *right { "---:" } else { "---" }.to_owned()));
         for row in &self.rows {
-            text += &line(&mut row.iter().map(escape));
+            text += &line(&mut row.iter().map(escape_bar));
         }
         text
     }
@@ -83,23 +85,18 @@ impl Table {
         let class = |at: usize| if self.header[at].1 { " class=\"n\"" } else { "" };
         let mut text = "<table>\n<tr>".to_owned();
         for (at, (name, _)) in self.header.iter().enumerate() {
-            let _ = write!(text, "<th{}>{}</th>", class(at), escape_html(name));
+            let _ = write!(text, "<th{}>{}</th>", class(at), escape(name));
         }
         text += "</tr>\n";
         for row in &self.rows {
             text += "<tr>";
             for (at, cell) in row.iter().enumerate() {
-                let _ = write!(text, "<td{}>{}</td>", class(at), escape_html(cell));
+                let _ = write!(text, "<td{}>{}</td>", class(at), escape(cell));
             }
             text += "</tr>\n";
         }
         text + "</table>\n"
     }
-}
-
-/// Text as HTML text or attribute value.
-pub(super) fn escape_html(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

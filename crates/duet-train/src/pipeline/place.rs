@@ -12,7 +12,7 @@ use duet_core::{Error, Result, artifact};
 use fs_err as fs;
 
 use super::record::{self, Outcome, Record};
-use crate::run;
+use crate::{champion, pointer, run};
 
 const CURRENT: &str = "current";
 const RUNS: &str = "runs";
@@ -99,22 +99,15 @@ impl Place {
 
     /// The id of the bundle that is served.
     pub(super) fn current(&self) -> Option<String> {
-        let target = fs::read_link(self.dir.join(CURRENT)).ok()?;
+        let target = pointer::target(&self.dir, CURRENT)?;
         let id = target.file_name()?.to_string_lossy().into_owned();
         self.bundle(&id).is_dir().then_some(id)
     }
 
     /// Turns `current` to the bundle of `id`; returns the bundle's path as the link names it.
     pub(super) fn publish(&self, id: &str) -> Result<String> {
-        let (link, partial) = (self.dir.join(CURRENT), self.dir.join(".current.partial"));
         let target = format!("{BUNDLES}/{id}");
-        if partial.symlink_metadata().is_ok() {
-            fs::remove_file(&partial).map_err(Error::io(&partial))?;
-        }
-        // Relative: the work directory may be moved, or mounted elsewhere.
-        symlink(Path::new(&target), &partial)?;
-        fs::rename(&partial, &link).map_err(Error::io(&link))?;
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(Error::io(&self.dir))?;
+        pointer::turn(&self.dir, CURRENT, &target)?;
         Ok(target)
     }
 
@@ -141,9 +134,13 @@ impl Place {
         Ok(())
     }
 
-    /// Removes all but the newest `keep` ticks that were published, the newest `keep` that were not, and the current one.
+    /// Removes all but the newest `keep` ticks that were published, the newest `keep` that were not, the current one, the champion and
+    /// those that a rollback would lead to.
     pub(super) fn retire(&self, keep: usize) -> Result<()> {
         let current = self.current();
+        let champions = champion::champions(&self.dir)?;
+        let is_champion =
+            |id: &str| champions.iter().any(|bundle| Path::new(bundle).ends_with(Path::new(BUNDLES).join(id)));
         let mut ticks: BTreeMap<String, bool> = BTreeMap::new();
         for dir in [RUNS, EVALUATIONS, BUNDLES] {
             for id in names(&self.dir.join(dir))? {
@@ -158,7 +155,7 @@ impl Place {
         for (id, was_published) in ticks.iter().rev() {
             let count = if *was_published { &mut published } else { &mut others };
             *count += 1;
-            if *count > keep && current.as_ref() != Some(id) {
+            if *count > keep && current.as_ref() != Some(id) && !is_champion(id) {
                 self.remove(id)?;
             }
         }
@@ -188,14 +185,4 @@ fn names(dir: &Path) -> Result<Vec<String>> {
     }
     names.sort();
     Ok(names)
-}
-
-#[cfg(unix)]
-fn symlink(target: &Path, link: &Path) -> Result<()> {
-    std::os::unix::fs::symlink(target, link).map_err(Error::io(link))
-}
-
-#[cfg(not(unix))]
-fn symlink(_target: &Path, _link: &Path) -> Result<()> {
-    Err(Error::input("`duet run` publishes by a symbolic link, which this system has none of"))
 }
