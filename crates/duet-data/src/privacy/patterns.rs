@@ -10,7 +10,7 @@ pub enum Kind {
     /// `+` and 8 to 15 digits, separators allowed.
     Phone,
     /// Two numbers of at least four decimals (11 m) that can be degrees: in a pair, or after `lat` and `lon`. Pairs
-    /// below 1 are shares and metrics, not places in the Gulf of Guinea.
+    /// up to 1 are shares and metrics, not places in the Gulf of Guinea.
     Coordinates,
     /// A date after `birth...` or `dob`, or a column of dates of birth.
     BirthDate,
@@ -357,7 +357,7 @@ fn numbers(text: &[u8], at: usize) -> (usize, bool) {
     let exact = |decimals: usize| (4..=8).contains(&decimals);
     let pair = match run[..] {
         [(first, north), (second, east)] => {
-            let in_range = north <= 90.0 && east <= 180.0 && (north >= 1.0 || east >= 1.0);
+            let in_range = north <= 90.0 && east <= 180.0 && (north > 1.0 || east > 1.0);
             exact(first) && exact(second) && in_range
         }
         _ => false,
@@ -475,7 +475,7 @@ mod tests {
             "version 1.2.3.4.5, 1.2.3, v10.20.30.40, 256.1.1.1, 127.0.0.1:5432, 0.0.0.0",
             "{\"loss\":2.34123,\"ndcg\":0.13121}",
             "[0.12345, 0.54321, 0.99999, 1.00001]",
-            "59.91,10.75 59.91387 0.1312000001,0.1386000001 0.1312 [0.1272, 0.1352]",
+            "59.91,10.75 59.91387 0.1312000001,0.1386000001 0.1312 [0.1272, 0.1352] random: 1.0000, 0.0498",
             "path d=\"M10.1234,20.5678 30.1234,40.5678\"",
             "@media screen, a@b, user@host, name@2x, @example.org",
             "{\"event_id\": \"4111111111111111\"} id=4111111111111111 4111111111111112 1741000000123456 0.4111111111111111 4111111111111111a",
