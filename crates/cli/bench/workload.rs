@@ -2,7 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use duet_core::{Error, ItemIdx, Result, config::Config, encoding::EncodedTable};
+use duet_core::{
+    Error, ItemIdx, Result,
+    config::Config,
+    encoding::EncodedTable,
+    mixing::{GOLDEN, splitmix64},
+};
 use duet_data::dataset::Timeline;
 use duet_model::{
     batch::Batch,
@@ -37,11 +42,9 @@ impl Draws {
     }
 
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
+        let draw = splitmix64(self.0);
+        self.0 = self.0.wrapping_add(GOLDEN);
+        draw
     }
 
     pub(super) fn unit(&mut self) -> f64 {

@@ -7,8 +7,9 @@
 //! * [`config`]: TOML to a validated training configuration.
 //! * [`layers`]: how configuration files and settings are put over a default that knows every key.
 //! * [`artifact`]: files and directories that appear whole or not at all, each with a checksum.
-//! * [`markup`]: text and axes of HTML pages.
+//! * [`markup`]: text, figures and axes of HTML pages.
 //! * [`memory`]: freed blocks are kept, for work in steps.
+//! * [`mixing`]: well-mixed bits from counters and ids.
 //! * [`number`]: numbers as people read them.
 //! * [`progress`]: bars on a terminal, silence elsewhere.
 //!
@@ -23,6 +24,7 @@ pub mod ids;
 pub mod layers;
 pub mod markup;
 pub mod memory;
+pub mod mixing;
 pub mod number;
 pub mod progress;
 pub mod schema;

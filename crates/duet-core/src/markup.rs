@@ -1,4 +1,6 @@
-//! Text and axes of HTML pages with inline SVG: what the reports of different crates share.
+//! Text, figures and axes of HTML pages with inline SVG: what the reports of different crates share.
+
+use std::fmt::Write;
 
 /// Text as HTML text or attribute value. Control characters, those that turn the direction of writing included, are replaced:
 /// they are not allowed in HTML, or would let a value rearrange the page.
@@ -39,6 +41,56 @@ pub fn ticks(highest: f64) -> (f64, f64) {
         .find(|step| step * 4.0 >= highest)
         .unwrap_or(10.0 * power);
     (step, (highest / step).ceil().max(1.0))
+}
+
+/// The figures of one page; counts them, for ids.
+#[derive(Debug, Default)]
+pub struct Figures {
+    drawn: u32,
+}
+
+impl Figures {
+    /// A plot of this width and height, with a title and a description for readers who do not see it. `body` is SVG, the rest text.
+    pub fn figure(&mut self, (width, height): (f64, f64), title: &str, description: &str, body: &str) -> String {
+        self.drawn += 1;
+        format!(
+            "<figure><figcaption>{title}</figcaption>\n<svg viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" \
+             height=\"{height:.0}\" role=\"img\" aria-labelledby=\"t{id} d{id}\">\n<title id=\"t{id}\">{title}</title>\
+             <desc id=\"d{id}\">{description}</desc>\n{body}</svg></figure>\n",
+            title = escape(title),
+            description = escape(description),
+            id = self.drawn,
+        )
+    }
+}
+
+/// A description by the first few of what is drawn, and how many there are besides.
+pub fn told(drawn: &[String]) -> String {
+    const FIRST: usize = 5;
+    let rest = if drawn.len() > FIRST { format!("; and {} more", drawn.len() - FIRST) } else { String::new() };
+    format!("{}{rest}.", drawn[..drawn.len().min(FIRST)].join("; "))
+}
+
+/// Lines across a plot from `left` to `right` at the [`ticks`] of its upward axis, each named `gap` before the line.
+pub fn grid(
+    body: &mut String,
+    (left, right, gap): (f64, f64, f64),
+    (step, steps): (f64, f64),
+    y: impl Fn(f64) -> f64,
+    name: impl Fn(f64) -> String,
+) {
+    for tick in 0..=steps as u32 {
+        let value = step * f64::from(tick);
+        let _ = writeln!(
+            body,
+            "<line class=\"grid\" x1=\"{left}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
+             <text class=\"v\" x=\"{label}\" y=\"{base:.1}\" text-anchor=\"end\">{text}</text>",
+            y = y(value),
+            label = left - gap,
+            base = y(value) + 4.0,
+            text = escape(&name(value)),
+        );
+    }
 }
 
 #[cfg(test)]

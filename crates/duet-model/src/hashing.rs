@@ -4,6 +4,7 @@
 //! al., "Hash Embeddings for Efficient Word Representations", 2017, without the importance weights).
 
 use burn::tensor::{Device, Tensor};
+use duet_core::mixing::splitmix64;
 
 use crate::{embedding::indices, unique::Unique};
 
@@ -74,12 +75,9 @@ impl Rows {
     }
 }
 
-/// SplitMix64's finaliser (Steele et al., 2014) over item and hash number.
+/// The row of an item by one of its hashes.
 fn bucket(item: u32, hash: u32, buckets: u32) -> u32 {
-    let mut x = (u64::from(item) << 8 | u64::from(hash)).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((x ^ (x >> 31)) % u64::from(buckets)) as u32
+    (splitmix64(u64::from(item) << 8 | u64::from(hash)) % u64::from(buckets)) as u32
 }
 
 #[cfg(test)]

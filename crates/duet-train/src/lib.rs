@@ -20,6 +20,7 @@ pub mod compare;
 pub mod embedding_pass;
 pub mod evaluate;
 pub mod examples;
+mod interactions;
 pub mod metrics_log;
 pub mod pipeline;
 mod pointer;

@@ -11,7 +11,7 @@ use duet_core::{
 use duet_data::dataset::{Dataset, Timeline};
 use duet_retrieval::{
     Query, Recommender, Scored, VectorRecommender,
-    baselines::{Interactions, Popularity, Trending},
+    baselines::{Popularity, Trending},
     filter::ItemFilter,
     search::{ExactIndex, Index, SearchRequest, VectorSearch},
     vectors::Vectors,
@@ -19,6 +19,7 @@ use duet_retrieval::{
 
 use crate::{
     embedding_pass::{embed_items, embed_users, timeline_users},
+    interactions::interactions,
     prior::{item_counts, trend_shift},
     run::Run,
     served::{ServedTwoTower, TWO_TOWER},
@@ -127,8 +128,7 @@ impl Retriever {
             })
             .collect();
         let fallback: Box<dyn Recommender> = {
-            let interactions =
-                Interactions::new(&timeline.offsets, &timeline.items, &timeline.timestamps_ms, items.len())?;
+            let interactions = interactions(&timeline, items.len())?;
             if timeline.timestamps_ms.is_empty() {
                 Box::new(Popularity::new(&interactions))
             } else {

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use duet_core::markup::{escape, shorten, ticks};
+use duet_core::markup::{Figures, escape, grid, shorten, ticks, told};
 
 use super::summary::Histogram;
 
@@ -33,26 +33,13 @@ pub(super) struct Series {
     pub(super) class: &'static str,
 }
 
-/// Draws the plots of one page; counts them, for ids.
+/// Draws the plots of one page.
 #[derive(Debug, Default)]
 pub(super) struct Charts {
-    drawn: u32,
+    figures: Figures,
 }
 
 impl Charts {
-    fn figure(&mut self, size: (f64, f64), title: &str, description: &str, body: &str) -> String {
-        self.drawn += 1;
-        let (width, height) = size;
-        format!(
-            "<figure><figcaption>{title}</figcaption>\n<svg viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" \
-             height=\"{height:.0}\" role=\"img\" aria-labelledby=\"t{id} d{id}\">\n<title id=\"t{id}\">{title}</title>\
-             <desc id=\"d{id}\">{description}</desc>\n{body}</svg></figure>\n",
-            title = escape(title),
-            description = escape(description),
-            id = self.drawn,
-        )
-    }
-
     /// Horizontal bars, in the order given.
     pub(super) fn bars(&mut self, title: &str, class: &str, bars: &[Bar]) -> String {
         const LABEL: f64 = 200.0;
@@ -89,10 +76,8 @@ impl Charts {
             let text = escape(&bar.text);
             let _ = writeln!(body, "<text class=\"v\" x=\"{:.1}\" y=\"{base}\">{text}</text></g>", LABEL + end + 7.0);
         }
-        let told: Vec<String> = bars.iter().take(5).map(|bar| format!("{}: {}", bar.label, bar.text)).collect();
-        let rest = if bars.len() > 5 { format!("; and {} more", bars.len() - 5) } else { String::new() };
-        let description = format!("{}{rest}.", told.join("; "));
-        self.figure((490.0, ROW * bars.len() as f64 + 4.0), title, &description, &body)
+        let drawn: Vec<String> = bars.iter().map(|bar| format!("{}: {}", bar.label, bar.text)).collect();
+        self.figures.figure((490.0, ROW * bars.len() as f64 + 4.0), title, &told(&drawn), &body)
     }
 
     /// Stacked columns, one a day.
@@ -122,19 +107,7 @@ impl Charts {
             x += 40.0 + 7.0 * name.len() as f64;
         }
         body.push('\n');
-        for tick in 0..=steps as u32 {
-            let value = step * f64::from(tick);
-            let _ = writeln!(
-                body,
-                "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
-                 <text class=\"v\" x=\"{label}\" y=\"{base:.1}\" text-anchor=\"end\">{text}</text>",
-                right = LEFT + WIDTH,
-                y = y(value),
-                label = LEFT - 8.0,
-                base = y(value) + 4.0,
-                text = escape(&name(value)),
-            );
-        }
+        grid(&mut body, (LEFT, LEFT + WIDTH, 8.0), (step, steps), y, &name);
         let slot = WIDTH / days.len().max(1) as f64;
         let gap = if slot > 4.0 { 1.0 } else { 0.0 };
         // Labels are about 80 wide.
@@ -168,7 +141,7 @@ impl Charts {
             }
             body.push_str("</g>\n");
         }
-        self.figure((LEFT + WIDTH + 64.0, TOP + HEIGHT + 24.0), title, description, &body)
+        self.figures.figure((LEFT + WIDTH + 64.0, TOP + HEIGHT + 24.0), title, description, &body)
     }
 
     /// The distribution of a column, with the previous run's as an outline; areas are shares of the values.
@@ -249,7 +222,7 @@ impl Charts {
             );
         }
         body.push('\n');
-        self.figure((WIDTH + 2.0 * LEFT, bottom + 20.0), title, description, &body)
+        self.figures.figure((WIDTH + 2.0 * LEFT, bottom + 20.0), title, description, &body)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which event goes where: one rule each, over flat arrays of events in source order.
 
-use duet_core::{Error, Result};
+use duet_core::{Error, Result, mixing::splitmix64};
 
 use super::{SplitSpec, TimePoint};
 
@@ -114,14 +114,6 @@ fn quantile_ceil(times: &[i64], quantile: f64) -> Option<i64> {
     // `at` carries a rounding error of some 1e-11 that must not push a whole result up by one; a double of present-day
     // seconds, which is what pandas compares with, resolves 1e-4 ms.
     Some(low + ((high - low) as f64 * (at - below) - 1e-4).ceil() as i64)
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): a counter in, 64 well-mixed bits out, so that no event waits for another.
-fn splitmix64(counter: u64) -> u64 {
-    let mut z = counter.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub use self::{
 };
 
 /// The distinct items of a history, ascending, so that sums over them depend on the set alone.
-fn distinct(history: &[ItemIdx]) -> Vec<ItemIdx> {
+pub(crate) fn distinct(history: &[ItemIdx]) -> Vec<ItemIdx> {
     let mut items = history.to_vec();
     items.sort_unstable();
     items.dedup();

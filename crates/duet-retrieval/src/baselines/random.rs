@@ -1,6 +1,6 @@
 //! Uniformly random lists, the same at every call: the floor of every table.
 
-use duet_core::{ItemIdx, Result};
+use duet_core::{ItemIdx, Result, mixing::splitmix64};
 use rayon::prelude::*;
 
 use crate::recommender::{Query, Recommender, Scored, all_but, check_item, check_k, select_dense};
@@ -21,18 +21,10 @@ impl Random {
     }
 
     fn scores(&self, stream: u64) -> Vec<f32> {
-        let stream = mix(self.seed ^ mix(stream));
+        let stream = splitmix64(self.seed ^ splitmix64(stream));
         // 24 bits fill an f32's significand: evenly spaced, below 1.
-        (0..self.n_items as u64).map(|item| (mix(stream ^ item) >> 40) as f32 / (1_u32 << 24) as f32).collect()
+        (0..self.n_items as u64).map(|item| (splitmix64(stream ^ item) >> 40) as f32 / (1_u32 << 24) as f32).collect()
     }
-}
-
-/// The finaliser of SplitMix64 (Steele, Lea & Flood 2014): every input bit flips every output bit about half the time.
-fn mix(value: u64) -> u64 {
-    let value = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    value ^ (value >> 31)
 }
 
 impl Recommender for Random {
@@ -51,7 +43,7 @@ impl Recommender for Random {
                 query.check(self.n_items)?;
                 let stream = match query.user {
                     Some(user) => u64::from(user.0),
-                    None => query.history.iter().fold(1 << 40, |hash, item| mix(hash ^ u64::from(item.0))),
+                    None => query.history.iter().fold(1 << 40, |hash, item| splitmix64(hash ^ u64::from(item.0))),
                 };
                 Ok(select_dense(&self.scores(stream), query))
             })

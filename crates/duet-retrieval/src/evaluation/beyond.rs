@@ -16,7 +16,7 @@ use duet_core::ItemIdx;
 use serde::{Deserialize, Serialize};
 
 use super::panel::{CatalogueInfo, EvaluationCase};
-use crate::unit_vectors::UnitVectors;
+use crate::{baselines::distinct, unit_vectors::UnitVectors};
 
 /// What the lists of all users are like at a cut-off. The module's source has the definitions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -90,9 +90,7 @@ impl<'a> Rules<'a> {
                 diversity: self.vectors.and_then(|vectors| vectors.diversity(first, scratch)),
             }
         };
-        let mut had = case.history.clone();
-        had.sort_unstable();
-        had.dedup();
+        let had = distinct(&case.history);
         ListFigures {
             at: self.ks.iter().map(at_cut_off).collect(),
             profile: (!had.is_empty()).then(|| had.iter().map(popularity).sum::<f64>() / had.len() as f64),

@@ -1,6 +1,6 @@
 //! The model's scores of what was shown, against what was clicked.
 
-use duet_core::Result;
+use duet_core::{Result, mixing::splitmix64};
 use duet_data::dataset::{ArtistImpression, Dataset};
 use duet_retrieval::{
     VectorRecommender,
@@ -27,7 +27,7 @@ pub(super) fn click_calibration(dataset: &Dataset, model: &VectorRecommender<Ind
     let (users, items) = (model.users(), model.search().vectors());
     let mut shown = Vec::new();
     dataset.for_each_artist_impression(|ArtistImpression { user, item, clicked }| {
-        let mixed = mix(u64::from(user.0));
+        let mixed = splitmix64(u64::from(user.0));
         if (mixed >> 1).is_multiple_of(one_of) && user.index() < users.len() && item.index() < items.len() {
             let (user, item) = (users.row(user.index()), items.row(item.index()));
             let score = user.iter().zip(item).map(|(a, b)| a * b).sum();
@@ -41,12 +41,4 @@ pub(super) fn click_calibration(dataset: &Dataset, model: &VectorRecommender<Ind
             Ok(None)
         }
     }
-}
-
-/// Bits that depend on all bits of a number (the finaliser of SplitMix64).
-fn mix(number: u64) -> u64 {
-    let mut mixed = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^ (mixed >> 31)
 }

@@ -8,7 +8,7 @@ use duet_core::{Result, UserIdx, config::Validation};
 use duet_data::dataset::Timeline;
 use duet_retrieval::{
     EvaluationCase, EvaluationOptions, Panel, Query, Recommender, Scored, VectorRecommender, Vectors,
-    baselines::{Interactions, Popularity},
+    baselines::Popularity,
     bootstrap::Interval,
     evaluation::{CatalogueInfo, evaluate},
     search::{Index, VectorSearch},
@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::{
     embedding_pass::{UserInput, embed_users},
+    interactions::interactions,
     run::Run,
     served::TWO_TOWER,
     validation,
@@ -101,7 +102,7 @@ impl FitGap {
                 numbered.map(|(row, case)| EvaluationCase { user: Some(UserIdx::from(row)), ..case }).collect(),
             )?;
             let n_items = model.search().vectors().len();
-            let interactions = Interactions::new(&timeline.offsets, &timeline.items, &timeline.timestamps_ms, n_items)?;
+            let interactions = interactions(timeline, n_items)?;
             let counts = interactions.popularity(i64::MIN);
             let catalogue = CatalogueInfo::new(&counts, interactions.n_users());
             let options = EvaluationOptions { ks: vec![K], ..options.clone() };

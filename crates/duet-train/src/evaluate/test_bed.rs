@@ -5,7 +5,6 @@ use duet_core::{Error, Result, table::FeatureTable};
 use duet_data::dataset::{Dataset, Timeline};
 use duet_retrieval::{
     Evaluation, EvaluationOptions, Panel, Recommender,
-    baselines::Interactions,
     evaluation::{self, CatalogueInfo},
     segments::{Division, FoldLimits, Group, ItemDivision},
     unit_vectors::UnitVectors,
@@ -17,7 +16,7 @@ use super::{
     divisions::{UserKnowledge, item_divisions, items_by_events},
     parameters::Parameters,
 };
-use crate::prior::item_counts;
+use crate::{interactions::interactions, prior::item_counts};
 
 /// A dataset, made ready to measure on.
 pub(crate) struct TestBed {
@@ -69,10 +68,7 @@ impl TestBed {
             )));
         }
         let panel = Panel::new(cases)?;
-        let popularity = {
-            let Timeline { offsets, items: events, timestamps_ms, .. } = &timeline;
-            Interactions::new(offsets, events, timestamps_ms, items.len())?.popularity(i64::MIN)
-        };
+        let popularity = interactions(&timeline, items.len())?.popularity(i64::MIN);
         let materials = Materials::new(&dataset, &timeline)?;
         let vectors = materials.content.as_ref().map(|content| content.vectors()).transpose()?;
         let mut item_divisions = item_divisions(&items, &popularity);
@@ -100,15 +96,6 @@ impl TestBed {
         })
     }
 
-    /// The training events as baselines take them.
-    ///
-    /// # Errors
-    /// [`Error::Input`] if they are inconsistent.
-    pub(crate) fn interactions(&self) -> Result<Interactions<'_>> {
-        let Timeline { offsets, items, timestamps_ms, .. } = &self.timeline;
-        Interactions::new(offsets, items, timestamps_ms, self.items.len())
-    }
-
     /// Ranks and measures.
     ///
     /// # Errors
@@ -130,6 +117,6 @@ impl TestBed {
     /// # Errors
     /// As [`Baseline::build`].
     pub(crate) fn fit(&self, baseline: Baseline, parameters: &Parameters, seed: u64) -> Result<Box<dyn Recommender>> {
-        baseline.build(&self.interactions()?, &self.materials, parameters, seed)
+        baseline.build(&interactions(&self.timeline, self.items.len())?, &self.materials, parameters, seed)
     }
 }

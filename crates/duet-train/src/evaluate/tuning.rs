@@ -2,14 +2,14 @@
 
 use duet_core::{Result, config::Config};
 use duet_data::dataset::{Dataset, Timeline};
-use duet_retrieval::{EvaluationCase, baselines::Interactions, evaluation::mean_ndcg};
+use duet_retrieval::{EvaluationCase, evaluation::mean_ndcg};
 use serde::Serialize;
 
 use super::{
     baseline::{Baseline, Materials},
     parameters::Parameters,
 };
-use crate::validation;
+use crate::{interactions::interactions, validation};
 
 /// The cut-off of the NDCG that decides, whatever the report's cut-offs are.
 const K: usize = 10;
@@ -58,8 +58,7 @@ impl TuningPart {
         if defaults.variations(0).is_empty() {
             return Ok(None);
         }
-        let Timeline { offsets, items, timestamps_ms, .. } = &self.timeline;
-        let interactions = Interactions::new(offsets, items, timestamps_ms, self.n_items)?;
+        let interactions = interactions(&self.timeline, self.n_items)?;
         let measure = |parameters: &Parameters| -> Result<f64> {
             let recommender = baseline.build(&interactions, materials, parameters, seed)?;
             mean_ndcg(recommender.as_ref(), &self.cases, K)

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use duet_core::markup::{escape, shorten, ticks};
+use duet_core::markup::{Figures, escape, grid, shorten, ticks, told};
 use duet_retrieval::bootstrap::Interval;
 
 /// A mean with its interval, on a line of its own.
@@ -32,25 +32,13 @@ pub(super) struct Point {
 const COLOURS: usize = 6;
 const LETTER: f64 = 6.6;
 
-/// Draws the plots of one page; counts them, for ids.
+/// Draws the plots of one page.
 #[derive(Debug, Default)]
 pub(super) struct Charts {
-    drawn: u32,
+    figures: Figures,
 }
 
 impl Charts {
-    fn figure(&mut self, (width, height): (f64, f64), title: &str, description: &str, body: &str) -> String {
-        self.drawn += 1;
-        format!(
-            "<figure><figcaption>{title}</figcaption>\n<svg viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" \
-             height=\"{height:.0}\" role=\"img\" aria-labelledby=\"t{id} d{id}\">\n<title id=\"t{id}\">{title}</title>\
-             <desc id=\"d{id}\">{description}</desc>\n{body}</svg></figure>\n",
-            title = escape(title),
-            description = escape(description),
-            id = self.drawn,
-        )
-    }
-
     /// Means as points, intervals as lines through them, over an axis that holds zero; a line stands at zero.
     pub(super) fn intervals(&mut self, title: &str, rows: &[Row], signed: bool) -> String {
         const LABEL: f64 = 230.0;
@@ -83,10 +71,8 @@ impl Charts {
                 value = say(interval.mean),
             );
         }
-        let told: Vec<String> =
-            rows.iter().take(5).map(|row| format!("{}: {}", row.label, say(row.interval.mean))).collect();
-        let rest = if rows.len() > 5 { format!("; and {} more", rows.len() - 5) } else { String::new() };
-        self.figure((LABEL + PLOT + 70.0, height + 4.0), title, &format!("{}{rest}.", told.join("; ")), &body)
+        let drawn: Vec<String> = rows.iter().map(|row| format!("{}: {}", row.label, say(row.interval.mean))).collect();
+        self.figures.figure((LABEL + PLOT + 70.0, height + 4.0), title, &told(&drawn), &body)
     }
 
     /// Curves over named places, values from 0.
@@ -101,19 +87,7 @@ impl Charts {
         let slots = places.len().saturating_sub(1).max(1) as f64;
         let x = |at: usize| LEFT + 12.0 + (WIDTH - 24.0) * at as f64 / slots;
         let mut body = String::new();
-        for tick in 0..=steps as u32 {
-            let value = step * f64::from(tick);
-            let _ = writeln!(
-                body,
-                "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
-                 <text class=\"v\" x=\"{label}\" y=\"{base:.1}\" text-anchor=\"end\">{text}</text>",
-                right = LEFT + WIDTH,
-                y = y(value),
-                label = LEFT - 6.0,
-                base = y(value) + 4.0,
-                text = tick_name(value),
-            );
-        }
+        grid(&mut body, (LEFT, LEFT + WIDTH, 6.0), (step, steps), y, tick_name);
         let widest = places.iter().map(|place| place.chars().count()).max().unwrap_or(1) as f64 * LETTER + 10.0;
         let every = (widest * slots / (WIDTH - 24.0)).ceil().max(1.0) as usize;
         for (at, place) in places.iter().enumerate().step_by(every) {
@@ -167,7 +141,7 @@ impl Charts {
             places.last().map_or("", String::as_str)
         );
         let height = TOP + HEIGHT + 34.0 + 18.0 * curves.len() as f64;
-        self.figure((LEFT + WIDTH + 12.0, height), title, &description, &body)
+        self.figures.figure((LEFT + WIDTH + 12.0, height), title, &description, &body)
     }
 
     /// Points of a plane whose axes begin at 0.
@@ -188,19 +162,7 @@ impl Charts {
             bottom + 34.0,
             escape(x_name)
         );
-        for tick in 0..=y_steps as u32 {
-            let value = y_step * f64::from(tick);
-            let _ = writeln!(
-                body,
-                "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
-                 <text class=\"v\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-                LEFT + WIDTH,
-                LEFT - 6.0,
-                y(value) + 4.0,
-                tick_name(value),
-                y = y(value),
-            );
-        }
+        grid(&mut body, (LEFT, LEFT + WIDTH, 6.0), (y_step, y_steps), y, tick_name);
         for tick in 0..=x_steps as u32 {
             let value = x_step * f64::from(tick);
             let _ = writeln!(
@@ -233,7 +195,7 @@ impl Charts {
         let told: Vec<String> =
             points.iter().map(|point| format!("{}: {:.3}, {:.4}", point.label, point.x, point.y)).collect();
         let description = format!("{x_name} across, {y_name} up. {}.", told.join("; "));
-        self.figure((LEFT + WIDTH + 30.0, bottom + 60.0), title, &description, &body)
+        self.figures.figure((LEFT + WIDTH + 30.0, bottom + 60.0), title, &description, &body)
     }
 }
 

@@ -13,7 +13,7 @@ use duet_core::markup::escape;
 
 use self::charts::Charts;
 use super::{
-    report::{ExampleList, Report},
+    report::{ExampleList, Report, Topic},
     table::Table,
 };
 
@@ -31,18 +31,18 @@ pub(super) fn page(report: &Report) -> String {
     body += &row(&[plots::plane(report, &mut charts)]);
     body += &row(&plots::differences(report, &mut charts));
     for section in report.sections() {
-        let _ = write!(body, "<section>\n<h2>{}</h2>\n", escape(section.title));
+        let _ = write!(body, "<section>\n<h2>{}</h2>\n", escape(section.topic.title()));
         if !section.note.is_empty() {
             let _ = writeln!(body, "<p class=\"note\">{}</p>", escape(&section.note));
         }
         body += &section.table.as_ref().map_or_else(String::new, scroll);
-        body += &row(&match section.title {
-            "Cold start: users" => vec![plots::cold_start(report, &report.findings.cold_start.users, &mut charts)],
-            "Cold start: items" => vec![plots::cold_start(report, &report.findings.cold_start.items, &mut charts)],
-            "Over-fitting" => plots::fit(report, &mut charts),
-            "Calibration" => vec![plots::calibration(report, &mut charts)],
-            "Exposure" => vec![plots::exposure(report, &mut charts)],
-            _ => Vec::new(),
+        body += &row(&match section.topic {
+            Topic::NewUsers => vec![plots::cold_start(report, &report.findings.cold_start.users, &mut charts)],
+            Topic::NewItems => vec![plots::cold_start(report, &report.findings.cold_start.items, &mut charts)],
+            Topic::OverFitting => plots::fit(report, &mut charts),
+            Topic::Calibration => vec![plots::calibration(report, &mut charts)],
+            Topic::Exposure => vec![plots::exposure(report, &mut charts)],
+            Topic::Differences | Topic::BeyondAccuracy | Topic::Baselines => Vec::new(),
         });
         body += "</section>\n";
     }

@@ -17,6 +17,7 @@ use duet_core::{
 use duet_retrieval::{Evaluation, bootstrap::Interval, calibration::Calibration, evaluation::write_per_user_parquet};
 use serde::Serialize;
 
+pub(super) use self::text::Topic;
 pub use self::{
     difference::{Difference, SegmentKind},
     facts::{BaselineFacts, DatasetFacts, ModelFacts, Protocol},

@@ -12,9 +12,37 @@ use crate::{
     served::TWO_TOWER,
 };
 
-/// Part of the report: its title, what is said of it, its table.
+/// What a part of the report is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::evaluate) enum Topic {
+    Differences,
+    BeyondAccuracy,
+    NewUsers,
+    NewItems,
+    Exposure,
+    OverFitting,
+    Calibration,
+    Baselines,
+}
+
+impl Topic {
+    pub(in crate::evaluate) fn title(self) -> &'static str {
+        match self {
+            Self::Differences => "Differences",
+            Self::BeyondAccuracy => "Beyond accuracy",
+            Self::NewUsers => "Cold start: users",
+            Self::NewItems => "Cold start: items",
+            Self::Exposure => "Exposure",
+            Self::OverFitting => "Over-fitting",
+            Self::Calibration => "Calibration",
+            Self::Baselines => "Baselines",
+        }
+    }
+}
+
+/// Part of the report: what it is about, what is said of it, its table.
 pub(in crate::evaluate) struct Section {
-    pub(in crate::evaluate) title: &'static str,
+    pub(in crate::evaluate) topic: Topic,
     pub(in crate::evaluate) note: String,
     pub(in crate::evaluate) table: Option<Table>,
 }
@@ -91,10 +119,10 @@ impl Report {
     /// Everything that has a table, but for the first one.
     pub(in crate::evaluate) fn sections(&self) -> Vec<Section> {
         let mut sections = Vec::new();
-        let mut add = |title, note: String, table: Option<Table>| sections.push(Section { title, note, table });
+        let mut add = |topic, note: String, table: Option<Table>| sections.push(Section { topic, note, table });
         if !self.differences.is_empty() {
             let note = "Over the same users; * where the 95 % interval leaves zero out.".to_owned();
-            add("Differences", note, Some(self.difference_table()));
+            add(Topic::Differences, note, Some(self.difference_table()));
         }
         let diversity = match self.protocol.diversity_by {
             Some(by) => format!("mean 1 - cosine of {by} within a list"),
@@ -106,29 +134,29 @@ impl Report {
              histories; novelty: mean self-information; diversity: {diversity}.",
             self.evaluations.first().map_or(0.0, |evaluation| evaluation.catalogue_popularity)
         );
-        add("Beyond accuracy", note, Some(self.beyond_table()));
+        add(Topic::BeyondAccuracy, note, Some(self.beyond_table()));
         let cold = &self.findings.cold_start;
         if !cold.users.groups.is_empty() {
-            add("Cold start: users", self.cold_start_note(), Some(self.cold_start_table(&cold.users)));
+            add(Topic::NewUsers, self.cold_start_note(), Some(self.cold_start_table(&cold.users)));
         }
         if !cold.items.groups.is_empty() {
             let note = format!(
                 "Recall of test items that had so many training events, over the users who have such. {}",
                 self.cold_start_note()
             );
-            add("Cold start: items", note, Some(self.cold_start_table(&cold.items)));
+            add(Topic::NewItems, note, Some(self.cold_start_table(&cold.items)));
         }
         let note = "Share of the training listens, of the test items, and of the places in each recommender's lists."
             .to_owned();
-        add("Exposure", note, Some(self.exposure_table()));
+        add(Topic::Exposure, note, Some(self.exposure_table()));
         if let Some(gap) = &self.findings.fit_gap {
-            add("Over-fitting", gap.sentence(), None);
+            add(Topic::OverFitting, gap.sentence(), None);
         }
         if let Some(sentence) = self.calibration_sentence() {
-            add("Calibration", sentence, None);
+            add(Topic::Calibration, sentence, None);
         }
         if !self.baselines.is_empty() {
-            add("Baselines", String::new(), Some(self.baseline_table()));
+            add(Topic::Baselines, String::new(), Some(self.baseline_table()));
         }
         sections
     }
@@ -140,8 +168,8 @@ impl Report {
         if !lines.is_empty() {
             text += &format!("\n{}\n", lines.join("\n"));
         }
-        for Section { title, note, table } in self.sections() {
-            text += &format!("\n{title}");
+        for Section { topic, note, table } in self.sections() {
+            text += &format!("\n{}", topic.title());
             text += &if note.is_empty() { "\n".to_owned() } else { format!(". {note}\n") };
             text += &table.map_or_else(String::new, |table| table.to_text());
         }
@@ -151,8 +179,8 @@ impl Report {
     /// For a repository or a pull request.
     pub fn to_markdown(&self) -> String {
         let mut text = format!("# Evaluation\n\n{}\n\n{}", self.headline(), self.table().to_markdown());
-        for Section { title, note, table } in self.sections() {
-            text += &format!("\n## {title}\n");
+        for Section { topic, note, table } in self.sections() {
+            text += &format!("\n## {}\n", topic.title());
             if !note.is_empty() {
                 text += &format!("\n{}\n", note.replace('*', "\\*"));
             }
