@@ -53,6 +53,52 @@ impl FeatureRows {
 
     /// Whether every bag holds exactly one id, so that pooling is the identity.
     pub fn is_single_valued(&self) -> bool {
-        self.entries.len() == self.rows * self.slots
+        // Not the counts alone: an empty bag and one of two ids add up to two, too.
+        self.bags.len() == self.rows * self.slots && self.bags.iter().zip(0..).all(|(&bag, at)| bag == at)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use burn::tensor::{Tensor, TensorData};
+
+    use super::*;
+    use crate::{device::DeviceChoice, embedding::to_host, tower::FeatureSum};
+
+    /// Two rows of one slot.
+    fn rows_of_bags(first: &[u32], second: &[u32]) -> FeatureRows {
+        let table = EncodedTable {
+            rows: 2,
+            slots: 1,
+            bag_offsets: vec![0, first.len() as u32, (first.len() + second.len()) as u32],
+            bag_ids: [first, second].concat(),
+            ..EncodedTable::default()
+        };
+        FeatureRows::collect(&table, [0, 1].into_iter(), &mut Unique::new(3))
+    }
+
+    #[test]
+    fn bags_are_single_valued_one_by_one_not_on_average() {
+        let cases: [(&[u32], &[u32], bool); 6] = [
+            (&[2], &[1], true),
+            (&[2], &[2], true),
+            (&[], &[1, 2], false),
+            (&[1, 2], &[], false),
+            (&[1], &[], false),
+            (&[1], &[0, 2], false),
+        ];
+        for (first, second, single) in cases {
+            assert_eq!(rows_of_bags(first, second).is_single_valued(), single, "{first:?} {second:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_bag_beside_one_of_two_ids_gets_none_of_them() {
+        let device = DeviceChoice::Cpu.open().unwrap().device;
+        let features = rows_of_bags(&[], &[1, 2]);
+        let embeddings = Tensor::<2>::from_data(TensorData::new(vec![1.0_f32, 10.0, 3.0, 30.0], [2, 2]), &device);
+        let sums = FeatureSum::new(0, 2, &device).forward(Some(embeddings), &features, &device).unwrap();
+        assert_eq!(to_host(sums).unwrap(), [0.0, 0.0, 2.0, 20.0]);
     }
 }
