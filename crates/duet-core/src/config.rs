@@ -99,6 +99,18 @@ pub struct ModelConfig {
     pub hash_buckets: usize,
     pub hashes: usize,
     pub init_deviation: f64,
+    pub placement: Placement,
+    pub device_budget: usize,
+}
+
+/// Where the embedding tables lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "configs/default.toml documents every value")]
+pub enum Placement {
+    Auto,
+    Device,
+    Host,
 }
 
 /// The history encoder.
@@ -197,6 +209,14 @@ impl Config {
         let config: Self = layers::resolve(("configs/default.toml", DEFAULT), texts, settings)?;
         config.validate()?;
         Ok(config)
+    }
+
+    /// This configuration with the tables where `other` has them: they may lie elsewhere when a run is resumed.
+    #[must_use]
+    pub fn placed_as(mut self, other: &Self) -> Self {
+        self.model.placement = other.model.placement;
+        self.model.device_budget = other.model.device_budget;
+        self
     }
 
     /// Reads a configuration file and resolves it with `settings`.
@@ -314,6 +334,7 @@ mod tests {
         assert_eq!((config.model.dim, config.model.hidden), (128, 8));
         assert_eq!(config.model.encoder, Encoder::Attention);
         assert_eq!(config.train.table_rate, 1.0);
+        assert_eq!((config.model.placement, config.model.device_budget), (Placement::Auto, 0));
         assert_eq!(resolve(&config.to_toml().unwrap(), &[]).unwrap(), config);
     }
 
@@ -328,6 +349,8 @@ mod tests {
         assert!(message("", &["model.dim"]).contains("key=value"));
         assert!(message("", &["model.dim=0"]).contains("between 1 and 4096"));
         assert!(message("", &["model.heads=7"]).contains("divisor of model.dim (64)"));
+        assert!(message("", &["model.placement=disk"]).contains("device"));
+        assert!(message("", &["model.device_budget=8GB"]).contains("must be an integer"));
         assert!(message("", &["loss.temperature=5"]).contains("temperature_bounds"));
         assert!(message("[model", &[]).contains("test.toml"));
     }

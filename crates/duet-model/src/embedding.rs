@@ -8,7 +8,9 @@
 //! Duchi et al., 2011, as used for embedding tables by Mudigere et al., "Software-Hardware Co-design for Fast and
 //! Scalable Training of Deep Learning Recommendation Models", 2022).
 //!
-//! On the CPU the table is a plain vector, on other devices a tensor; both give the same numbers up to rounding.
+//! In host memory the table is plain vectors, on a device tensors; both give the same numbers up to rounding. Which of them it
+//! is goes by the device and the configuration (`model.placement`). For a device with memory of its own the rows of a table in
+//! host memory are sent there every step; they may be gathered ahead ([`EmbeddingTable::gather_ahead`]).
 
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use duet_core::{Error, Result};
@@ -16,6 +18,8 @@ use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;
 use rand_pcg::Pcg64Mcg;
 use rayon::prelude::*;
+
+use crate::rows_ahead::RowsAhead;
 
 const EPSILON: f32 = 1e-8;
 
@@ -28,6 +32,8 @@ pub struct EmbeddingTable {
     rows: usize,
     dim: usize,
     storage: Storage,
+    /// Only ever used with a table in host memory.
+    ahead: RowsAhead,
 }
 
 #[derive(Debug)]
@@ -53,7 +59,7 @@ pub struct TableState {
 impl EmbeddingTable {
     /// A table of independent normal values with the given standard deviation.
     ///
-    /// `host` says whether `device` computes in host memory (see [`crate::device::OpenDevice::is_host`]).
+    /// `host` says whether it lies in host memory, rather than in that of `device`.
     pub fn random(rows: usize, dim: usize, deviation: f32, seed: u64, device: &Device, host: bool) -> Self {
         let mut weights = vec![0.0_f32; rows * dim];
         weights.par_chunks_mut(INIT_ROWS * dim.max(1)).enumerate().for_each(|(chunk, values)| {
@@ -76,7 +82,7 @@ impl EmbeddingTable {
                 accumulators: Tensor::from_data(TensorData::new(state.accumulators, [rows, 1]), device),
             }
         };
-        Self { rows, dim, storage }
+        Self { rows, dim, storage, ahead: RowsAhead::default() }
     }
 
     /// Rows held.
@@ -91,7 +97,17 @@ impl EmbeddingTable {
 
     /// Bytes held: table and optimiser state.
     pub fn bytes(&self) -> usize {
-        (self.rows * self.dim + self.rows) * size_of::<f32>()
+        Self::bytes_of(self.rows, self.dim)
+    }
+
+    /// [`EmbeddingTable::bytes`] of a table that is still to be made.
+    pub(crate) fn bytes_of(rows: usize, dim: usize) -> usize {
+        (rows * dim + rows) * size_of::<f32>()
+    }
+
+    /// Whether the table lies in host memory.
+    pub fn is_on_host(&self) -> bool {
+        matches!(self.storage, Storage::Host { .. })
     }
 
     /// Copies rows out.
@@ -101,14 +117,26 @@ impl EmbeddingTable {
     pub fn gather(&self, rows: &[u32], device: &Device) -> Tensor<2> {
         match &self.storage {
             Storage::Host { weights, .. } => {
-                let mut out = vec![0.0_f32; rows.len() * self.dim];
-                out.par_chunks_mut(self.dim).zip(rows).with_min_len(1024).for_each(|(out, &row)| {
-                    let at = row as usize * self.dim;
-                    out.copy_from_slice(&weights[at..at + self.dim]);
-                });
+                let out = match self.ahead.get(rows) {
+                    Some(values) => values.to_vec(),
+                    None => {
+                        let mut out = vec![0.0_f32; rows.len() * self.dim];
+                        copy_rows(weights, self.dim, rows, &mut out);
+                        out
+                    }
+                };
                 Tensor::from_data(TensorData::new(out, [rows.len(), self.dim]), device)
             }
             Storage::Device { weights, .. } => weights.clone().select(0, indices(rows, device)),
+        }
+    }
+
+    /// Copies rows out before they are asked for: the next [`EmbeddingTable::gather`] of just these rows sends the copies. It
+    /// gives the same values at any time, for an update changes the copies of its rows too. Nothing is done for a table on the
+    /// device.
+    pub fn gather_ahead(&mut self, rows: &[u32]) {
+        if let Storage::Host { weights, .. } = &self.storage {
+            self.ahead.fill(weights, self.dim, rows);
         }
     }
 
@@ -122,12 +150,12 @@ impl EmbeddingTable {
             return;
         }
         match &mut self.storage {
-            Storage::Host { weights, accumulators } => {
+            Storage::Host { .. } => {
                 let gradient = gradient.into_data();
                 let Ok(gradient) = gradient.as_slice::<f32>() else {
                     unreachable!("gradients are f32 on every device duet opens")
                 };
-                host_update(weights, accumulators, self.dim, rows, gradient, rate);
+                self.update_by(rows, gradient, rate);
             }
             Storage::Device { weights, accumulators } => {
                 let device = gradient.device();
@@ -137,6 +165,24 @@ impl EmbeddingTable {
                 let scale = accumulators.clone().select(0, rows.clone()).sqrt().add_scalar(EPSILON).recip(); // [n, 1]
                 let delta = gradient * scale * (-rate);
                 weights.inplace(|w| w.select_assign(0, rows, delta, IndexingUpdateOp::Add));
+            }
+        }
+    }
+
+    /// [`EmbeddingTable::update`] with a gradient in host memory.
+    ///
+    /// # Shapes
+    /// `gradient`: `[n, dim]`, row-major.
+    pub(crate) fn update_by(&mut self, rows: &[u32], gradient: &[f32], rate: f32) {
+        match &mut self.storage {
+            Storage::Host { weights, accumulators } => {
+                host_update(weights, accumulators, self.dim, rows, gradient, rate);
+                self.ahead.refresh(weights, self.dim, rows);
+            }
+            Storage::Device { weights, .. } => {
+                let data = TensorData::new(gradient.to_vec(), [rows.len(), self.dim]);
+                let gradient = Tensor::from_data(data, &weights.device());
+                self.update(rows, gradient, rate);
             }
         }
     }
@@ -156,8 +202,7 @@ impl EmbeddingTable {
                 self.dim
             )));
         }
-        let host = matches!(self.storage, Storage::Host { .. });
-        *self = Self::place(self.rows, state, device, host);
+        *self = Self::place(self.rows, state, device, self.is_on_host());
         Ok(())
     }
 
@@ -177,6 +222,14 @@ impl EmbeddingTable {
             }),
         }
     }
+}
+
+/// Copies rows of `weights` to `out`, one after the other.
+pub(crate) fn copy_rows(weights: &[f32], dim: usize, rows: &[u32], out: &mut [f32]) {
+    out.par_chunks_mut(dim).zip(rows).with_min_len(1024).for_each(|(out, &row)| {
+        let at = row as usize * dim;
+        out.copy_from_slice(&weights[at..at + dim]);
+    });
 }
 
 /// Rows that a task updates.

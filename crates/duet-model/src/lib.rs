@@ -4,7 +4,7 @@
 //!
 //! * [`device`]: a device is always named, `auto|cpu|ndarray|wgpu[:i]`.
 //! * [`embedding::EmbeddingTable`]: rows outside the autodiff graph; a step costs what the batch touches, not what the table
-//!   holds.
+//!   holds. It lies on the device or in host memory (`model.placement`).
 //! * [`batch::Batch`]: one step's windows, candidates and targets as plain arrays. Prefix training: one pass over a user's
 //!   window gives the user vector at many positions.
 //! * [`loss::sampled_softmax`]: tiled, with the refined logQ correction and hand-written gradients.
@@ -24,6 +24,8 @@ mod host;
 pub mod inference;
 pub mod loss;
 pub mod model;
+mod placement;
+mod rows_ahead;
 pub mod state;
 pub mod step;
 pub mod tensor_file;

@@ -17,7 +17,7 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use crate::{
-    batch::{Candidates, LENGTH_BUCKETS, Windows},
+    batch::{Batch, Candidates, LENGTH_BUCKETS, Windows},
     device::{DeviceChoice, OpenDevice},
     embedding::{EmbeddingTable, indices, to_host},
     encoder::{self, AttentionPool, Transformer, TransformerConfig},
@@ -26,6 +26,7 @@ use crate::{
         head::{Head, HeadGradients, Mask},
         users::{UserGradients, UserSums},
     },
+    placement,
     tower::{FeatureSum, Residual, l2_normalise},
     unique::Unique,
 };
@@ -115,6 +116,11 @@ impl Tables {
     pub fn bytes(&self) -> usize {
         self.named().iter().map(|(_, table)| table.bytes()).sum()
     }
+
+    /// Names of the tables in host memory.
+    pub fn on_host(&self) -> Vec<&'static str> {
+        self.named().into_iter().filter(|(_, table)| table.is_on_host()).map(|(name, _)| name).collect()
+    }
 }
 
 /// The whole model.
@@ -158,19 +164,31 @@ impl TwoTower {
     pub fn new(config: &ModelConfig, loss: &LossConfig, shape: DataShape, device: &OpenDevice, seed: u64) -> Self {
         let autodiff = device.device.clone().autodiff();
         let towers = Towers::new(config, loss, &shape, &autodiff).map(&mut SeededInit::new(seed));
-        let table = |rows: usize, dim: usize, deviation: f64, salt: u64| {
-            let seed = seed.wrapping_mul(31).wrapping_add(salt);
-            EmbeddingTable::random(rows, dim, deviation as f32, seed, &device.device, device.is_host())
-        };
         let rows = row_map(config).table_rows(shape.items);
-        let deviation = config.init_deviation;
+        let (dim, deviation) = (config.dim, config.init_deviation);
+        // Rows, width and deviation of each table that the model has.
+        let sizes = [
+            config.item_id.then_some((rows, dim, deviation)),
+            config.bias.then_some((shape.items, 1, 0.0)),
+            (!config.shared_table || !config.item_id).then_some((rows, dim, deviation)),
+            (shape.user_vocabulary > 0).then_some((shape.user_vocabulary, dim, 0.02)),
+            (shape.item_vocabulary > 0).then_some((shape.item_vocabulary, dim, 0.02)),
+            config.user_id.then_some((shape.users + 1, dim, deviation)),
+        ];
+        let bytes = sizes.map(|size| size.map_or(0, |(rows, dim, _)| EmbeddingTable::bytes_of(rows, dim)));
+        let on_host = placement::on_host(config, device.is_host(), &bytes);
+        let table = |at: usize| -> Option<EmbeddingTable> {
+            let (rows, dim, deviation) = sizes[at]?;
+            let seed = seed.wrapping_mul(31).wrapping_add(at as u64 + 1);
+            Some(EmbeddingTable::random(rows, dim, deviation as f32, seed, &device.device, on_host[at]))
+        };
         let tables = Tables {
-            items: config.item_id.then(|| table(rows, config.dim, deviation, 1)),
-            bias: config.bias.then(|| table(shape.items, 1, 0.0, 2)),
-            history: (!config.shared_table || !config.item_id).then(|| table(rows, config.dim, deviation, 3)),
-            user_features: (shape.user_vocabulary > 0).then(|| table(shape.user_vocabulary, config.dim, 0.02, 4)),
-            item_features: (shape.item_vocabulary > 0).then(|| table(shape.item_vocabulary, config.dim, 0.02, 5)),
-            users: config.user_id.then(|| table(shape.users + 1, config.dim, deviation, 6)),
+            items: table(0),
+            bias: table(1),
+            history: table(2),
+            user_features: table(3),
+            item_features: table(4),
+            users: table(5),
         };
         Self { config: config.clone(), shape, device: device.clone(), towers, tables }
     }
@@ -204,28 +222,54 @@ impl TwoTower {
         unique: &mut Unique,
     ) -> Gathered {
         let mut gathered = Gathered::default();
-        let map = self.row_map();
-        let mut take = |name: &'static str, table: &Option<EmbeddingTable>, rows: Rows| {
-            if let Some(table) = table {
+        let tables = self.tables.named();
+        for (name, rows) in self.wanted(windows, candidates, unique) {
+            if let Some((_, table)) = tables.iter().find(|(table, _)| *table == name) {
                 gathered.leaves.push(table.gather(&rows.rows, &self.device.device));
                 gathered.rows.push((name, rows));
             }
-        };
+        }
+        gathered
+    }
+
+    /// Whether [`crate::step::Learner::step_ahead`] has anything to do ahead: some table is in host memory, and the device's
+    /// memory is another.
+    pub fn gathers_ahead(&self) -> bool {
+        !self.device.is_host() && !self.tables.on_host().is_empty()
+    }
+
+    /// Copies what `batch` will need out of the tables in host memory.
+    pub(crate) fn gather_ahead(&mut self, batch: &Batch, unique: &mut Unique) {
+        let wanted = self.wanted(Some(&batch.windows), Some(&batch.candidates), unique);
+        for (name, table) in self.tables.named_mut() {
+            if let Some((_, rows)) = wanted.iter().find(|(wanted, _)| *wanted == name) {
+                table.gather_ahead(&rows.rows);
+            }
+        }
+    }
+
+    /// The rows that `windows` and `candidates` need, by the name of the table; of tables, too, that the model has not.
+    fn wanted(
+        &self,
+        windows: Option<&Windows>,
+        candidates: Option<&Candidates>,
+        unique: &mut Unique,
+    ) -> Vec<(&'static str, Rows)> {
+        let map = self.row_map();
+        let mut wanted = Vec::new();
         if let Some(windows) = windows {
-            let name = if self.is_shared() { "items" } else { "history" };
-            let table = if self.is_shared() { &self.tables.items } else { &self.tables.history };
-            take(name, table, map.rows(&windows.history, unique));
-            take("user_features", &self.tables.user_features, Rows::plain(&windows.users.unique));
-            take("users", &self.tables.users, Rows::plain(&windows.user_rows));
+            wanted.push((self.history_table(), map.rows(&windows.history, unique)));
+            wanted.push(("user_features", Rows::plain(&windows.users.unique)));
+            wanted.push(("users", Rows::plain(&windows.user_rows)));
         }
         if let Some(candidates) = candidates {
             if windows.is_none() || !self.is_shared() {
-                take("items", &self.tables.items, map.rows(&candidates.items, unique));
+                wanted.push(("items", map.rows(&candidates.items, unique)));
             }
-            take("bias", &self.tables.bias, Rows::plain(&candidates.items));
-            take("item_features", &self.tables.item_features, Rows::plain(&candidates.features.unique));
+            wanted.push(("bias", Rows::plain(&candidates.items)));
+            wanted.push(("item_features", Rows::plain(&candidates.features.unique)));
         }
-        gathered
+        wanted
     }
 
     /// The user vector of every used row of the windows.

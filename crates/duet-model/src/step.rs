@@ -50,7 +50,7 @@ pub struct StepTimes {
     pub loss: Duration,
     /// Gradients of towers and rows.
     pub backward: Duration,
-    /// Towers' and tables' updates.
+    /// Towers' and tables' updates, and rows that are gathered ahead.
     pub update: Duration,
 }
 
@@ -104,9 +104,21 @@ impl Learner {
     /// # Errors
     /// [`duet_core::Error::Internal`] if the device can't be read.
     pub fn step(&mut self, batch: &Batch, rates: Rates, seed: u64) -> Result<StepOutput> {
+        self.step_ahead(batch, None, rates, seed)
+    }
+
+    /// [`Learner::step`], and while the device computes it the rows of the `next` batch are copied out of tables in host memory.
+    /// The results are the same bits: rows that this step moves are copied again.
+    ///
+    /// # Errors
+    /// As [`Learner::step`].
+    pub fn step_ahead(&mut self, batch: &Batch, next: Option<&Batch>, rates: Rates, seed: u64) -> Result<StepOutput> {
         let StepGradients { loss, gathered, leaves, towers, mut times } = self.gradients(batch, seed)?;
         let started = Instant::now();
-        self.update_tables(&gathered, leaves, rates);
+        if let Some(next) = next {
+            self.model.gather_ahead(next, &mut self.unique);
+        }
+        self.update_tables(&gathered, leaves, rates)?;
         // The module is moved through the optimiser; a clone of it shares every tensor.
         let clone = self.model.towers.clone();
         let updated = if self.model.device.choice == DeviceChoice::Cpu {
@@ -169,15 +181,35 @@ impl Learner {
         self.optimiser.restore(steps, tensors, &self.model.device.device)
     }
 
-    fn update_tables(&mut self, gathered: &Gathered, mut leaves: Vec<Option<Tensor<2>>>, rates: Rates) {
+    fn update_tables(&mut self, gathered: &Gathered, mut leaves: Vec<Option<Tensor<2>>>, rates: Rates) -> Result<()> {
+        let host_device = self.model.device.is_host();
+        // Gradients that have to come from the device are read together: one wait a step, not one a table.
+        let mut apart: Vec<Tensor<1>> = Vec::new();
+        let mut waiting = Vec::new();
         for (name, table) in self.model.tables.named_mut() {
             let Some(at) = gathered.rows.iter().position(|(gathered, _)| *gathered == name) else { continue };
             // No gradient: nothing of this table reached the loss (all ids dropped, say).
-            if let Some(gradient) = leaves[at].take() {
-                let rate = if name.ends_with("features") { rates.features } else { rates.tables };
-                table.update(&gathered.rows[at].1.rows, gradient, rate as f32);
+            let Some(gradient) = leaves[at].take() else { continue };
+            let rate = if name.ends_with("features") { rates.features } else { rates.tables };
+            let rows = &gathered.rows[at].1.rows;
+            if host_device || !table.is_on_host() {
+                table.update(rows, gradient, rate as f32);
+            } else if !rows.is_empty() {
+                apart.push(gradient.reshape([rows.len() * table.dim()]));
+                waiting.push((table, rows, rate as f32));
             }
         }
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let gradients = to_host(Tensor::cat(apart, 0))?;
+        let mut rest = gradients.as_slice();
+        for (table, rows, rate) in waiting {
+            let (gradient, more) = rest.split_at(rows.len() * table.dim());
+            table.update_by(rows, gradient, rate);
+            rest = more;
+        }
+        Ok(())
     }
 }
 
