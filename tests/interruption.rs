@@ -198,6 +198,16 @@ fn what_a_kill_within_the_last_checkpoint_leaves_is_cleared_up() {
 }
 
 #[test]
+fn a_training_goes_on_with_its_tables_elsewhere() {
+    let scene = Scene::new();
+    let expected = scene.undisturbed("whole", &PLAIN);
+    kill_after("train", &borrowed(&scene.train("run", &PLAIN, &[])), expected.duration / 2);
+    let elsewhere = ["--resume", "--set", "model.placement=host", "--set", "model.device_budget=1"];
+    succeed("train", &borrowed(&scene.train("run", &PLAIN, &elsewhere)));
+    scene.check("run", &expected, "resumed with model.placement=host");
+}
+
+#[test]
 fn what_a_kill_within_the_start_leaves_is_cleared_up() {
     let scene = Scene::new();
     let expected = scene.undisturbed("whole", &PLAIN);

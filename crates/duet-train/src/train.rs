@@ -206,6 +206,7 @@ fn resume(options: &TrainOptions, dataset: &Dataset) -> Result<Start> {
     artifact::tidy(&out.join("checkpoint"))?;
     artifact::tidy(&out.join("best"))?;
     let (config, info) = run::read_records(out)?;
+    let config = config.placed_as(&options.config);
     if config != options.config {
         return Err(Error::input(format!(
             "{}: --resume with another configuration than the run's config.toml; give the same one",
@@ -383,6 +384,9 @@ impl Trainer<'_> {
         let model = new_model(&self.config, &self.info, &fit.examples.counts, &self.device)?;
         // AdamW keeps two moments beside every dense parameter.
         self.parameter_bytes = model.tables.bytes() + 3 * model.tower_bytes();
+        if model.gathers_ahead() {
+            tracing::info!(tables = model.tables.on_host().join(", "), "in host memory");
+        }
         let mut learner = Learner::new(model, &self.config);
         if self.progress.step > 0 || self.progress.epoch > 0 || self.info.warmed_from.is_some() {
             checkpoint::restore(&self.options.out, &mut learner, &self.progress)?;
@@ -449,11 +453,16 @@ impl Trainer<'_> {
         bar: &ProgressBar,
     ) -> Result<bool> {
         let train = self.config.train.clone();
+        let gathers_ahead = learner.model.gathers_ahead();
+        let mut next: Option<Batch> = None;
         let mut meter = Meter::new();
         loop {
             let waiting = Instant::now();
-            let Ok(batch) = batches.recv() else { return Ok(false) };
+            let Some(batch) = next.take().or_else(|| batches.recv().ok()) else { return Ok(false) };
             meter.waited += waiting.elapsed();
+            if gathers_ahead {
+                next = batches.try_recv().ok();
+            }
             let factor = schedule::factor(self.progress.step, total, train.warmup_steps);
             let rates = Rates {
                 towers: train.tower_rate * factor,
@@ -462,7 +471,7 @@ impl Trainer<'_> {
             };
             if batch.rows() > 0 {
                 let seed = train.seed.wrapping_mul(0x9e37_79b9).wrapping_add(self.progress.step);
-                let output = learner.step(&batch, rates, seed)?;
+                let output = learner.step_ahead(&batch, next.as_ref(), rates, seed)?;
                 meter.add(batch.rows(), output.times);
                 self.progress.rows += batch.rows() as u64;
                 if (self.progress.step + 1).is_multiple_of(train.log_every as u64) {

@@ -275,7 +275,10 @@ impl Pipeline {
         }
         let fingerprint = Dataset::open(&self.place.dataset())?.fingerprint;
         match run::read_records(&from) {
-            Ok((config, info)) if info.dataset_fingerprint == fingerprint && config == self.options.config => {
+            Ok((config, info))
+                if info.dataset_fingerprint == fingerprint
+                    && config.clone().placed_as(&self.options.config) == self.options.config =>
+            {
                 let to = self.place.run(id);
                 fs_err::rename(&from, &to).map_err(Error::io(&from))?;
                 tracing::info!(from = before, "going on with the training of the tick before");
