@@ -12,6 +12,7 @@ mod help;
 mod interruption;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod measures;
 mod path;
 mod personal;
 mod schedule;
