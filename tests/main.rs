@@ -15,6 +15,7 @@ mod kafka;
 mod measures;
 mod path;
 mod personal;
+mod regressions;
 mod schedule;
 mod stream;
 mod tables;
