@@ -119,6 +119,16 @@ fn a_day_without_data_is_named() {
     let said = fail("duet", &[&source[..], &limit, &[text(&gap)]].concat(), 1, &parts);
     assert_eq!(said.matches("events of 2025-").count(), 1, "another day is named: {said}");
     assert!(!gap.exists(), "it was published");
+
+    // Without the limit it is published, and every evaluation on it says so.
+    duet(&[&source[..], &["--out", text(&gap)]].concat());
+    let missing_days = |data: &Path| {
+        let given = ["compare", "random", "popularity", "--dataset", text(data), "--device", "cpu", "--json"];
+        let found: Value = serde_json::from_str(&run("duet", &given).out).expect("JSON");
+        found["dataset"]["missing_days"].to_string()
+    };
+    assert!(missing_days(&gap).contains("events of 2025-03-13: 0 events"), "{}", missing_days(&gap));
+    assert_eq!(missing_days(&whole), "null", "nothing was planted");
 }
 
 #[test]
