@@ -59,7 +59,7 @@ pub struct FitGap {
     pub max_gap: f64,
     /// Whether the gap is larger.
     pub alarm: bool,
-    /// Whether the test part lies above the training sample by more than chance and by more than popularity tells: see [`leaks`].
+    /// Whether the test part lies above the training sample by more than chance and by more than popularity tells.
     pub leak: bool,
     /// Why the validation part says less than it seems to: training saw it too.
     pub seen: Option<&'static str>,
