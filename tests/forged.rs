@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use crate::workshop::{TINY, duet, fail, interactions, succeed, text, tree};
 
 /// Writes `from` anew at `to`, changed by `change`, with checksums that fit.
-fn forge(from: &Path, to: &Path, magic: &str, change: impl FnOnce(&Path)) {
+pub(crate) fn forge(from: &Path, to: &Path, magic: &str, change: impl FnOnce(&Path)) {
     let manifest = Manifest::<Value>::open(from, magic, 1).expect("a sound artifact");
     let writer = DirWriter::create(to, IfExists::Replace).expect("a place for the forgery");
     for name in tree(from).iter().filter(|name| *name != MANIFEST) {
@@ -37,7 +37,7 @@ fn forge(from: &Path, to: &Path, magic: &str, change: impl FnOnce(&Path)) {
 }
 
 /// Rewrites a Parquet file with one column changed.
-fn change_column(path: &Path, column: &str, change: impl Fn(&ArrayRef) -> ArrayRef) {
+pub(crate) fn change_column(path: &Path, column: &str, change: impl Fn(&ArrayRef) -> ArrayRef) {
     let file = fs::File::open(path).expect("a Parquet file");
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| builder.build()).expect("Parquet");
     let batches: Vec<RecordBatch> = reader.map(|batch| batch.expect("a batch")).collect();

@@ -12,8 +12,10 @@ mod help;
 mod interruption;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod measures;
 mod path;
 mod personal;
+mod regressions;
 mod schedule;
 mod stream;
 mod tables;

@@ -207,6 +207,18 @@ fn days(report: &Report, thresholds: &Thresholds, checks: &mut Vec<Check>) {
     checks.extend(if failed.is_empty() { worst.into_iter().collect() } else { failed });
 }
 
+/// Days with fewer events than this share of the median day's are as good as missing.
+const MISSING_DAY: f64 = 0.2;
+
+/// The days, in words, that are missing or nearly so (under a fifth of the median day's events), whatever limits the report was
+/// held against.
+pub fn missing_days(report: &Report) -> Vec<String> {
+    let mut checks = Vec::new();
+    let limit = Thresholds { min_events_per_day_ratio: Some(MISSING_DAY), ..Thresholds::none() };
+    days(report, &limit, &mut checks);
+    checks.iter().filter(|check| !check.passed()).map(Check::to_string).collect()
+}
+
 pub(super) fn percent(share: f64) -> String {
     let percent = share * 100.0;
     match percent {

@@ -21,7 +21,7 @@ mod summary;
 mod thresholds;
 
 pub use books::{Books, DayBooks, Reasons, UNKNOWN_DAY};
-pub use check::{Check, Verdict, check};
+pub use check::{Check, Verdict, check, missing_days};
 pub use drift::{Drift, DriftBin, DriftLevel, LARGE_PSI, MODERATE_PSI, drift};
 pub use report::{HTML_FILE, JSON_FILE, Report, VERSION, Window};
 pub use summary::{

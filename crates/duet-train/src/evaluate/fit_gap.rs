@@ -3,6 +3,9 @@
 //! The training sample is cut from the events that training saw exactly as the validation part was cut from all of them: the same
 //! kind of question, asked about events that were learned from. How much of a gap is due to the question itself, popularity on the
 //! same users shows.
+//!
+//! The reverse is an alarm too: nobody predicts the future better than what was learned, so a test part that is easier for the model
+//! than its training sample, and not so for popularity, speaks for features that know the future.
 
 use duet_core::{Result, UserIdx, config::Validation};
 use duet_data::dataset::Timeline;
@@ -56,6 +59,8 @@ pub struct FitGap {
     pub max_gap: f64,
     /// Whether the gap is larger.
     pub alarm: bool,
+    /// Whether the test part lies above the training sample by more than chance and by more than popularity tells.
+    pub leak: bool,
     /// Why the validation part says less than it seems to: training saw it too.
     pub seen: Option<&'static str>,
 }
@@ -126,7 +131,8 @@ impl FitGap {
             None if run.config.data.validation == Validation::None => Some("training held no validation part out"),
             None => None,
         };
-        Ok(Some(Self { training, validation, test, gap, max_gap, alarm: gap > max_gap, seen }))
+        let leak = test.as_ref().is_some_and(|test| leaks(&training, test));
+        Ok(Some(Self { training, validation, test, gap, max_gap, alarm: gap > max_gap, leak, seen }))
     }
 
     /// In a sentence.
@@ -149,8 +155,20 @@ impl FitGap {
         if let Some(seen) = self.seen {
             text += &format!(" It says little here: {seen}.");
         }
+        if self.leak {
+            text += " ALARM: NDCG@10 of the test part is above that of the training sample, also over popularity: does a feature or a \
+                     history know the future?";
+        }
         text
     }
+}
+
+/// Whether the test part is implausibly easy: its interval lies wholly above the training sample's, both as it is and over
+/// popularity on the same users, which says how easy the question is by itself.
+fn leaks(training: &FitPart, test: &FitPart) -> bool {
+    let is_above = test.ndcg.low > training.ndcg.high;
+    // a / b > c / d without dividing by zero.
+    is_above && test.ndcg.low * training.popularity > training.ndcg.high * test.popularity
 }
 
 /// The share of the training sample's metric that is lost on the validation part.
@@ -200,6 +218,7 @@ mod tests {
                 gap,
                 max_gap,
                 alarm: gap > max_gap,
+                leak: false,
                 seen: None,
             }
         };
@@ -207,5 +226,30 @@ mod tests {
         let said = found(0.05, 0.5).sentence();
         assert!(said.contains("75 %, ALARM: more than the 50 %") && said.contains("popularity 0.0500"), "{said}");
         assert!(found(0.15, 0.5).sentence().contains("25 %, within the 50 %"));
+    }
+
+    #[test]
+    fn a_test_part_above_the_training_sample_is_a_leak() {
+        let part = |low: f64, high: f64, popularity: f64| FitPart {
+            users: 5,
+            ndcg: Interval { mean: (low + high) / 2.0, low, high },
+            popularity,
+        };
+        let training = part(0.18, 0.22, 0.05);
+        assert!(leaks(&training, &part(0.40, 0.44, 0.05)));
+        assert!(!leaks(&training, &part(0.20, 0.24, 0.05)), "the intervals overlap");
+        assert!(!leaks(&training, &part(0.40, 0.44, 0.15)), "the question itself is easier");
+        assert!(!leaks(&training, &part(0.10, 0.14, 0.05)));
+        let gap = FitGap {
+            training,
+            validation: part(0.15, 0.17, 0.05),
+            test: Some(part(0.40, 0.44, 0.05)),
+            gap: 0.2,
+            max_gap: 0.5,
+            alarm: false,
+            leak: true,
+            seen: None,
+        };
+        assert!(gap.sentence().contains("ALARM") && gap.sentence().contains("the future"), "{}", gap.sentence());
     }
 }

@@ -18,6 +18,7 @@ mod divisions;
 mod examples;
 mod exposure;
 mod fit_gap;
+mod future;
 pub(crate) mod groups;
 mod learning;
 mod page;

@@ -14,6 +14,7 @@ use super::{
     baseline::{Baseline, Materials},
     case::test_cases,
     divisions::{UserKnowledge, item_divisions, items_by_events},
+    future::check_before_cutoff,
     parameters::Parameters,
 };
 use crate::{interactions::interactions, prior::item_counts};
@@ -43,7 +44,8 @@ impl TestBed {
     /// Reads the dataset and divides its users and items.
     ///
     /// # Errors
-    /// [`Error::Input`] for a dataset without a held-out part, or if nobody has anything left to find; the errors of reading.
+    /// [`Error::Input`] for a dataset without a held-out part, or if nobody has anything left to find; [`Error::Data`] for training
+    /// events in the held-out period; the errors of reading.
     pub(crate) fn new(
         dataset: Dataset,
         keep_seen: bool,
@@ -59,6 +61,7 @@ impl TestBed {
         }
         let items = dataset.items()?;
         let timeline = dataset.timeline()?;
+        check_before_cutoff(&dataset.dir, &timeline, &dataset.info.split)?;
         let cases = test_cases(&dataset.test()?, &timeline, &items.ids, keep_seen);
         if cases.is_empty() {
             return Err(Error::input(format!(

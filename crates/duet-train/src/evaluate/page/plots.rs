@@ -122,7 +122,7 @@ pub(super) fn fit(report: &Report, charts: &mut Charts) -> Vec<String> {
         .map(|(label, part)| Row {
             label: label.to_owned(),
             interval: part.ndcg,
-            class: if gap.alarm { "bad" } else { "own" },
+            class: if gap.alarm || gap.leak { "bad" } else { "own" },
         })
         .collect();
     vec![charts.intervals("NDCG@10 of the run, by part", &rows, false)]

@@ -3,7 +3,11 @@
 use std::path::PathBuf;
 
 use duet_core::config::Config;
-use duet_data::dataset::{Counts, Dataset, DatasetKind, SplitInfo};
+use duet_data::{
+    dataset::{Counts, Dataset, DatasetKind, SplitInfo},
+    prepare::QUALITY_FILE,
+    quality,
+};
 use duet_retrieval::{Panel, segments::FoldLimits};
 use serde::Serialize;
 
@@ -28,6 +32,9 @@ pub struct DatasetFacts {
     pub counts: Counts,
     /// How the held-out part was chosen.
     pub split: SplitInfo,
+    /// Days that the dataset's quality report has nearly no events of, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing_days: Vec<String>,
 }
 
 impl DatasetFacts {
@@ -41,6 +48,22 @@ impl DatasetFacts {
             item_kind: info.item_kind.clone(),
             counts: info.counts,
             split: info.split.clone(),
+            missing_days: missing_days(dataset),
+        }
+    }
+}
+
+/// Imported datasets have no quality report; one that can't be read is told and costs no evaluation.
+fn missing_days(dataset: &Dataset) -> Vec<String> {
+    let path = dataset.dir.join(QUALITY_FILE);
+    if !path.exists() {
+        return Vec::new();
+    }
+    match quality::Report::read_json(&path) {
+        Ok(report) => quality::missing_days(&report),
+        Err(error) => {
+            tracing::warn!(%error, "no missing days are reported");
+            Vec::new()
         }
     }
 }
@@ -135,7 +158,7 @@ impl Protocol {
 impl Report {
     /// Data and model in one table.
     pub fn facts(&self) -> Table {
-        let DatasetFacts { dir, fingerprint, kind, item_kind, counts, split } = &self.dataset;
+        let DatasetFacts { dir, fingerprint, kind, item_kind, counts, split, missing_days } = &self.dataset;
         let ModelFacts { run, config, weights } = &self.model;
         let Config { model, loss, train, data, .. } = config;
         let mut table = Table::new().text("fact").text("value");
@@ -149,6 +172,9 @@ impl Report {
         fact("held-out part", format!("{} events of {} users", counts.test_events, counts.test_users));
         fact("split", format!("{} ({})", split.kind, split.parameters));
         fact("split hash", split.hash.clone());
+        if !missing_days.is_empty() {
+            fact("missing days", missing_days.join("; "));
+        }
         fact("run", run.display().to_string());
         fact(
             "towers",

@@ -50,6 +50,7 @@ fn report() -> Report {
             cutoff_ms: None,
             hash: "ab".into(),
         },
+        missing_days: vec!["events of 2025-03-13: 0 events".into()],
     };
     let config = Config::resolve(&[], &[]).unwrap();
     let weights = WeightsInfo { epoch: 3, validation_ndcg: Some(0.1), refitted: false };
