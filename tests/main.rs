@@ -14,6 +14,7 @@ mod interruption;
 mod kafka;
 mod path;
 mod personal;
+mod reproduce;
 mod schedule;
 mod stream;
 mod tables;
