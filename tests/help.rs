@@ -12,7 +12,7 @@ use std::{
 use crate::workshop::{Done, command, duet};
 
 /// Every command of `duet`.
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 21] = [
     "demo",
     "world",
     "import",
@@ -29,6 +29,7 @@ const COMMANDS: [&str; 20] = [
     "similar",
     "inspect",
     "bench",
+    "reproduce",
     "privacy",
     "forget",
     "completions",
@@ -112,6 +113,8 @@ fn wrong_usage_is_told_from_errors() {
         ("duet", &["prepare", "--world", "x", "--events", "y", "--user-key", "k", "--out", "z"]),
         ("duet", &["import", "--preset", "movielens-9", "--from", "x", "--out", "y"]),
         ("duet", &["completions", "sh-of-old"]),
+        ("duet", &["reproduce"]),
+        ("duet", &["reproduce", "ml-2m"]),
         ("duet", &["ingest", "--to", "x", "--allow-gaps"]),
         ("duet", &["run", "--once", "--work", "x", "--group", "y"]),
         ("train", &["--data", "x", "--out", "y", "--resume", "--overwrite"]),

@@ -16,6 +16,7 @@ mod measures;
 mod path;
 mod personal;
 mod regressions;
+mod reproduce;
 mod schedule;
 mod stream;
 mod tables;

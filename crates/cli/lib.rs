@@ -28,6 +28,7 @@ mod nats;
 mod prepare;
 mod privacy;
 mod recommend;
+mod reproduce;
 mod run;
 mod similar;
 mod source;
@@ -72,6 +73,7 @@ enum Command {
     Similar(similar::SimilarArgs),
     Inspect(inspect::InspectArgs),
     Bench(bench::BenchArgs),
+    Reproduce(reproduce::ReproduceArgs),
     Privacy(privacy::PrivacyArgs),
     Forget(forget::ForgetArgs),
     Completions(completions::CompletionsArgs),
@@ -138,6 +140,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
             Command::Similar(args) => similar::run(args, out),
             Command::Inspect(args) => inspect::run(args, out),
             Command::Bench(args) => bench::run(args, out),
+            Command::Reproduce(args) => reproduce::run(args, out),
             Command::Privacy(args) => privacy::run(args, out),
             Command::Forget(args) => forget::run(args, out),
             Command::Completions(args) => completions::run(args, &mut Cli::command(), out),
