@@ -66,7 +66,7 @@ pub(crate) struct SourceArgs {
     /// The truth directory of a synthetic world, for the oracle in evaluations.
     #[arg(long, value_name = "DIR")]
     truth: Option<PathBuf>,
-    /// Where raw lines are parsed and sorted: embedded, or ballista://HOST:PORT for a cluster (needs --raw).
+    /// Who parses and sorts raw lines: embedded, or ballista://HOST:PORT (a cluster; needs --raw).
     #[arg(long, default_value = engine::EMBEDDED, value_name = "ENGINE")]
     engine: String,
     #[command(flatten)]

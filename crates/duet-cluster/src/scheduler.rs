@@ -9,7 +9,7 @@ use ballista_core::{
 };
 use ballista_scheduler::{
     cluster::BallistaCluster,
-    config::SchedulerConfig,
+    config::{SchedulerConfig, TaskDistributionPolicy},
     scheduler_process::{create_scheduler, start_grpc_service_with_listener},
 };
 use datafusion::{
@@ -46,6 +46,7 @@ pub async fn serve_scheduler(listener: TcpListener) -> Result<()> {
         external_host: address.ip().to_string(),
         bind_host: address.ip().to_string(),
         bind_port: address.port(),
+        task_distribution: TaskDistributionPolicy::RoundRobin,
         executor_timeout_seconds: EXECUTOR_TIMEOUT_SECONDS,
         no_executors_grace_period_seconds: EXECUTOR_TIMEOUT_SECONDS,
         expire_dead_executor_interval_seconds: DEAD_CHECK_SECONDS,
