@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
+use ballista_core::config::TaskSchedulingPolicy;
 use ballista_executor::executor_process::{ExecutorProcessConfig, start_executor_process};
 use duet_core::{Error, Result};
 use duet_data::accounts::UserKey;
@@ -27,8 +28,6 @@ pub struct ExecutorOptions {
     pub bind: IpAddr,
     /// Port from which rows are fetched.
     pub port: u16,
-    /// Port at which it is given tasks.
-    pub task_port: u16,
     /// How other machines call this one, if not by the address that the scheduler sees.
     pub advertise: Option<String>,
     /// Tasks at a time; 0 is one a core.
@@ -58,7 +57,7 @@ pub async fn run_executor(options: ExecutorOptions) -> Result<()> {
         bind_host: options.bind.to_string(),
         external_host: options.advertise,
         port: options.port,
-        grpc_port: options.task_port,
+        task_scheduling_policy: TaskSchedulingPolicy::PullStaged,
         scheduler_host: options.scheduler_host,
         scheduler_port: options.scheduler_port,
         scheduler_connect_timeout_seconds: CONNECT_SECONDS,

@@ -47,9 +47,6 @@ struct ExecutorArgs {
     /// Address and port from which other executors and clients fetch rows.
     #[arg(long, default_value = "127.0.0.1:50051", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
-    /// Port at which the scheduler hands it tasks [default: the one after that of --listen].
-    #[arg(long, value_name = "PORT")]
-    task_port: Option<u16>,
     /// How other machines call this one [default: the address that the scheduler sees].
     #[arg(long, value_name = "HOST")]
     advertise: Option<String>,
@@ -79,17 +76,12 @@ impl ExecutorArgs {
                 Error::input(format!("a user key is needed: --user-key FILE, or the secret in {KEY_VARIABLE}"))
             })?,
         };
-        let task_port = match self.task_port {
-            Some(port) => port,
-            None => self.listen.port().checked_add(1).context("--listen: no port is after it; give --task-port")?,
-        };
         let bind: IpAddr = self.listen.ip();
         Ok(ExecutorOptions {
             scheduler_host: host.to_owned(),
             scheduler_port,
             bind,
             port: self.listen.port(),
-            task_port,
             advertise: self.advertise,
             cores: self.cores,
             memory_bytes: self.memory_mib.map(|mib| mib << 20),

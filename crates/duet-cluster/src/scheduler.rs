@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ballista_core::{
+    config::TaskSchedulingPolicy,
     error::BallistaError,
     extension::{ballista_aggregate_functions, ballista_scalar_functions, ballista_window_functions},
     optimizer::ballista_default_optimizer_rules,
@@ -46,6 +47,8 @@ pub async fn serve_scheduler(listener: TcpListener) -> Result<()> {
         external_host: address.ip().to_string(),
         bind_host: address.ip().to_string(),
         bind_port: address.port(),
+        // Executors ask for tasks: with tasks pushed to them, Ballista 55 stands still after one of them dies.
+        scheduling_policy: TaskSchedulingPolicy::PullStaged,
         task_distribution: TaskDistributionPolicy::RoundRobin,
         executor_timeout_seconds: EXECUTOR_TIMEOUT_SECONDS,
         no_executors_grace_period_seconds: EXECUTOR_TIMEOUT_SECONDS,

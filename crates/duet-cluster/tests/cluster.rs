@@ -90,8 +90,6 @@ impl Cluster {
                 &format!("127.0.0.1:{}", self.port),
                 "--listen",
                 &format!("127.0.0.1:{}", free_port()),
-                "--task-port",
-                &free_port().to_string(),
                 "--cores",
                 "2",
                 "--memory-mib",
