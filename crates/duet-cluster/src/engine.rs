@@ -18,10 +18,11 @@ pub const SCHEME: &str = "ballista";
 pub const DEFAULT_PORT: u16 = 50050;
 /// A scheduler answers within this time, or is not there.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Days the scheduler is given at a time: enough for a few dozen cores, and as many streams at this end.
-const DAYS_SIDE_BY_SIDE: usize = 16;
-/// Parts that a large day is cut into, to be sorted on several executors and merged on one.
-const PARTITIONS: usize = 4;
+/// Days the scheduler is given at a time: enough tasks for a few dozen cores, and as many streams at this end.
+const DAYS_SIDE_BY_SIDE: usize = 32;
+/// Where there are fewer days, each is cut into parts that are sorted on several executors and merged on one; no more parts
+/// than this. A task costs Ballista some 50 ms, so that more of them than cores help nobody.
+const MOST_PARTITIONS: usize = 8;
 
 /// A cluster, by the address of its scheduler.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,12 +87,13 @@ impl ClusterEngine {
 }
 
 impl Engine for ClusterEngine {
-    fn session<'a>(&'a self, _resources: &'a Resources<'a>) -> BoxFuture<'a, Result<SessionContext>> {
+    fn session<'a>(&'a self, resources: &'a Resources<'a>) -> BoxFuture<'a, Result<SessionContext>> {
         Box::pin(async move {
             self.check().await?;
+            let partitions = (DAYS_SIDE_BY_SIDE / resources.side_by_side).clamp(1, MOST_PARTITIONS);
             let failed = |error| Error::Internal(format!("{self}: a session: {error}"));
             let config = session::config()
-                .with_target_partitions(PARTITIONS)
+                .with_target_partitions(partitions)
                 .with_batch_size(BATCH_ROWS)
                 .with_collect_statistics(false);
             let state = SessionStateBuilder::new()
