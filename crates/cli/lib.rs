@@ -14,6 +14,7 @@ mod completions;
 mod configuration;
 mod demo;
 mod embed;
+mod engine;
 mod evaluate;
 mod forget;
 mod import;

@@ -16,7 +16,7 @@ use duet_data::{
 };
 
 use crate::{
-    Outcome, user_key,
+    Outcome, engine, user_key,
     values::{grouped, if_exists},
 };
 
@@ -66,6 +66,9 @@ pub(crate) struct SourceArgs {
     /// The truth directory of a synthetic world, for the oracle in evaluations.
     #[arg(long, value_name = "DIR")]
     truth: Option<PathBuf>,
+    /// Who parses and sorts raw lines: embedded, or ballista://HOST:PORT (a cluster; needs --raw).
+    #[arg(long, default_value = engine::EMBEDDED, value_name = "ENGINE")]
+    engine: String,
     #[command(flatten)]
     key: user_key::KeyArgs,
     /// Settings; see configs/prepare.toml.
@@ -93,6 +96,7 @@ impl SourceArgs {
             _ => return Err(missing()),
         };
         options.truth = options.truth.or_else(|| self.truth.clone());
+        options.engine = engine::parse(&self.engine)?;
         config.apply(&mut options)?;
         Ok(options)
     }

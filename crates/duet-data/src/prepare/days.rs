@@ -56,8 +56,7 @@ pub(super) fn day_name(day: Option<i32>) -> String {
 
 impl DayIndex {
     pub(super) fn new(user_key: &UserKey) -> Self {
-        let key_check = user_key.pseudonym_bytes("duet: which key is this?").to_string();
-        Self { rules_version: RULES_VERSION, key_check, days: BTreeMap::new() }
+        Self { rules_version: RULES_VERSION, key_check: user_key.check(), days: BTreeMap::new() }
     }
 
     /// The index of the dataset at `dataset`.

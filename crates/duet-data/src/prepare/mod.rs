@@ -1,6 +1,7 @@
 //! From raw events, accounts and a catalogue to a dataset without leaks and without personal data.
 //!
 //! * [`PrepareOptions`]: where everything lies, and how to cut it.
+//! * [`Engine`]: where the plans over raw lines run; [`Embedded`] is this process.
 //! * [`prepare`]: the raw lines of each UTC day become a day file (parsed, pseudonymous, without duplicates, sorted; bad
 //!   lines are put aside with file, line and reason); then all tables are made from the day files, the accounts and the
 //!   catalogue alone. Adding days to a dataset therefore gives the same bytes as preparing all days at once.
@@ -16,6 +17,7 @@ mod config;
 mod cutoff;
 mod day_file;
 mod days;
+mod engine;
 mod event_row;
 mod fate;
 mod features;
@@ -39,8 +41,10 @@ mod walks;
 pub use config::{AccountsConfig, EngineConfig, PrepareConfig, PrivacyConfig, QualityConfig, SplitConfig};
 pub use day_file::DAYS_DIR;
 pub use days::QUARANTINE_DIR;
+pub use engine::{BATCH_ROWS, Embedded, Engine, Resources};
 pub use fate::RateLimits;
 pub use options::{DayRange, EventSource, HeldOut, PrepareOptions, Strengths};
 pub(crate) use outputs::IMPRESSIONS_FILE;
+pub use parse_event::{decode_function, encode_function};
 pub use rows::Rows;
 pub use run::{PrepareSummary, QUALITY_FILE, QUALITY_PAGE, prepare};

@@ -1,7 +1,7 @@
 //! The raw lines of one day to its day file: a DataFusion plan that parses and sorts, and a stream behind it that drops
 //! duplicates, puts bad lines aside and keeps the books.
 //!
-//! The plan is `scan -> parse_event -> sort`; it sorts beyond its memory on disk. [`super::event_row`] is what it carries:
+//! The plan is `scan -> parse_event -> sort`, run by an [`super::engine::Engine`]; it sorts beyond its memory on disk. [`super::event_row`] is what it carries:
 //! because an event's whole content is the sort key, copies of it stand side by side, and which of two *different* lines
 //! with one id stays (the earliest, then the smallest) does not depend on the order of arrival. A copy in the file of
 //! another day would have another time: by its own account it is another event.
@@ -11,16 +11,16 @@ use std::{
     fs::File,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use arrow::{
     array::{Array, AsArray, BooleanArray, FixedSizeBinaryArray, RecordBatch},
-    compute::filter_record_batch,
+    compute::{cast as cast_array, filter_record_batch},
+    datatypes::DataType,
 };
 use datafusion::{
-    execution::{memory_pool::FairSpillPool, runtime_env::RuntimeEnvBuilder},
-    prelude::{DataFrame, SessionConfig, SessionContext, col},
+    logical_expr::cast,
+    prelude::{DataFrame, SessionContext, col},
 };
 use duet_core::{Error, Result, event::EventType};
 use futures::StreamExt;
@@ -37,49 +37,26 @@ use crate::{
     quality::Books,
 };
 
-/// Rows handed from operator to operator.
-const BATCH_ROWS: usize = 8_192;
 /// Rows written at once to a day file.
 const WRITTEN_ROWS: usize = 1 << 14;
-/// Days that take less of the memory for sorting than one part in so many are sorted as a whole, not merged from sorted
-/// batches.
-const WHOLE_SORT_SHARE: usize = 4;
-
 /// Where a day's outputs go.
 pub(super) struct DayPaths {
     pub(super) events: PathBuf,
     pub(super) quarantine: PathBuf,
 }
 
-/// The engine for the days of `lines`, `side_by_side` of them at a time: `partitions` cores for each and `memory_bytes` for
-/// the sorting of all, spill files below `temporary`.
-pub(super) fn session(
-    lines: &RawLines,
-    side_by_side: usize,
-    partitions: usize,
-    memory_bytes: usize,
-    temporary: &Path,
-) -> Result<SessionContext> {
-    let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes)))
-        .with_temp_file_path(temporary)
-        .build_arc()
-        .map_err(|error| Error::Internal(format!("DataFusion's runtime: {error}")))?;
-    let config = SessionConfig::new()
-        .with_target_partitions(partitions)
-        .with_batch_size(BATCH_ROWS)
-        .with_sort_in_place_threshold_bytes(memory_bytes / side_by_side / WHOLE_SORT_SHARE)
-        .with_collect_statistics(false);
-    let context = SessionContext::new_with_config_rt(config, runtime);
-    lines.register(&context);
-    Ok(context)
-}
-
-/// The plan of a day: its lines, parsed and sorted.
-pub(super) fn plan(lines: DataFrame, user_key: &UserKey, day: Option<i32>) -> datafusion::common::Result<DataFrame> {
+/// The plan of a day: its lines, parsed and sorted. Rows that travel (`remote`) are copied out of their views first: a
+/// shuffle would send the buffers below the views with every batch.
+pub(super) fn plan(
+    lines: DataFrame,
+    user_key: &UserKey,
+    day: Option<i32>,
+    remote: bool,
+) -> datafusion::common::Result<DataFrame> {
     let arguments = ["source", "sequence", "received_ms", "payload"].map(col).to_vec();
-    let parsed = lines.select(vec![parse_event::parse_event(user_key, day).call(arguments).alias("row")])?;
-    parsed.sort(vec![col("row").sort(true, true)])
+    let row = parse_event::parse_event(user_key, day).call(arguments);
+    let row = if remote { cast(row, DataType::Binary) } else { row };
+    lines.select(vec![row.alias("row")])?.sort(vec![col("row").sort(true, true)])
 }
 
 /// Normalises the lines of `day` (`None`: those whose time can't be read, all of which end in quarantine).
@@ -91,11 +68,12 @@ pub(super) async fn normalise(
     lines: &RawLines,
     day: Option<i32>,
     user_key: &UserKey,
+    remote: bool,
     paths: &DayPaths,
 ) -> Result<Books> {
     let failed = |error: datafusion::error::DataFusionError| lines.failed(&error);
     let scan = lines.scan(context, day).await?;
-    let mut stream = plan(scan, user_key, day).map_err(failed)?.execute_stream().await.map_err(failed)?;
+    let mut stream = plan(scan, user_key, day, remote).map_err(failed)?.execute_stream().await.map_err(failed)?;
     let mut sink = Sink::create(paths)?;
     while let Some(batch) = stream.next().await {
         sink.push(&batch.map_err(failed)?)?;
@@ -141,7 +119,9 @@ impl Sink {
 
     fn push(&mut self, batch: &RecordBatch) -> Result<()> {
         let wrong = || Error::Internal("parse_event: what came back is no row".into());
-        let rows = batch.column(0).as_binary_view_opt().ok_or_else(wrong)?;
+        // Rows that travelled are no views; these are views into them.
+        let column = cast_array(batch.column(0), &DataType::BinaryView).map_err(|_| wrong())?;
+        let rows = column.as_binary_view_opt().ok_or_else(wrong)?;
         for row in 0..rows.len() {
             let event = match Row::decode(rows.value(row)).ok_or_else(wrong)? {
                 Row::Aside(aside) => {

@@ -1,12 +1,18 @@
 //! What `prepare` reads and how it cuts it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use chrono::NaiveDate;
 use duet_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use super::fate::RateLimits;
+use super::{
+    engine::{Embedded, Engine},
+    fate::RateLimits,
+};
 use crate::{
     accounts::{AccountSource, UserKey},
     quality::Thresholds,
@@ -127,11 +133,13 @@ pub struct PrepareOptions {
     pub thresholds: Thresholds,
     /// Memory for sorting the events of days, in bytes; what does not fit goes to disk.
     pub memory_bytes: usize,
+    /// Where the plans over raw lines run.
+    pub engine: Arc<dyn Engine>,
 }
 
 impl PrepareOptions {
     /// Options with the usual values: ages cut at 18, 25, 35, 45 and 55, places of at least 20 users, the last 14 days
-    /// held out, discoveries only, 512 MiB.
+    /// held out, discoveries only, 512 MiB, plans run in this process.
     pub fn new(events: EventSource, accounts: AccountSource, catalogue: PathBuf, user_key: UserKey) -> Self {
         Self {
             events,
@@ -150,6 +158,7 @@ impl PrepareOptions {
             rate_limits: RateLimits::default(),
             thresholds: Thresholds::default(),
             memory_bytes: 512 << 20,
+            engine: Arc::new(Embedded),
         }
     }
 
@@ -180,6 +189,14 @@ impl PrepareOptions {
             && from > to
         {
             return Err(Error::input(format!("the days from {from} to {to} are none: give the earlier one first")));
+        }
+        if let (true, EventSource::Files(path)) = (self.engine.is_remote(), &self.events) {
+            let path = path.display();
+            return Err(Error::input(format!(
+                "{path}: a cluster reads a raw zone that every executor reaches, not files of this machine; \
+                 `duet ingest --from files --files {path} --to ZONE` makes one (s3://BUCKET/PREFIX, or a shared folder), \
+                 then prepare with --raw ZONE"
+            )));
         }
         if self.memory_bytes < MIN_MEMORY_BYTES {
             return Err(Error::input(format!("memory for sorting must be at least {} MiB", MIN_MEMORY_BYTES >> 20)));

@@ -19,6 +19,7 @@ use datafusion::{
     logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility},
 };
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -31,22 +32,63 @@ const DAY_MS: i64 = 86_400_000;
 /// Bytes of a usual row.
 const ROW_BYTES: usize = 80;
 
+/// The name of the function in plans.
+const NAME: &str = "parse_event";
+
 /// The function for a user key and the day whose parts are read; `None` for the parts without a readable time.
 pub(super) fn parse_event(user_key: &UserKey, day: Option<i32>) -> ScalarUDF {
-    ScalarUDF::from(ParseEvent {
-        user_key: Key(Arc::new(user_key.clone())),
-        day,
-        signature: Signature::any(4, Volatility::Stable),
-    })
+    function(Call { key_check: user_key.check(), day }, Some(Arc::new(user_key.clone())))
 }
 
-/// Compared by identity: DataFusion wants to know whether two calls are the same.
+fn function(call: Call, user_key: Option<Arc<UserKey>>) -> ScalarUDF {
+    ScalarUDF::from(ParseEvent { call, user_key: Key(user_key), signature: Signature::any(4, Volatility::Stable) })
+}
+
+/// Appends to `out` what another process needs to make `function` again, if it is `parse_event`; tells whether it is. The
+/// user key is not in it, only [`UserKey::check`].
+///
+/// # Errors
+/// Those of the serialisation.
+pub fn encode_function(function: &ScalarUDF, out: &mut Vec<u8>) -> Result<bool> {
+    let Some(parse) = function.inner().downcast_ref::<ParseEvent>() else { return Ok(false) };
+    serde_json::to_writer(out, &parse.call).map_err(|error| DataFusionError::External(Box::new(error)))?;
+    Ok(true)
+}
+
+/// The function of [`encode_function`], with the key of this process; nothing for another name.
+///
+/// Without a key, or with another one than the plan was made with, a plan can be made with it but not run: the call fails
+/// and not the decoding, so that it is the failure of a task and reported as such.
+///
+/// # Errors
+/// [`DataFusionError::Plan`] for bytes that no [`encode_function`] of this version wrote.
+pub fn decode_function(name: &str, bytes: &[u8], user_key: Option<Arc<UserKey>>) -> Result<Option<ScalarUDF>> {
+    if name != NAME {
+        return Ok(None);
+    }
+    let call = serde_json::from_slice(bytes).map_err(|error| {
+        DataFusionError::Plan(format!(
+            "{NAME}: not what this version writes ({error}): use one version of duet everywhere"
+        ))
+    })?;
+    Ok(Some(function(call, user_key)))
+}
+
+/// What makes two functions the same, and travels with a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Call {
+    key_check: String,
+    day: Option<i32>,
+}
+
+/// The key of this process, if it has one. Keys are compared by the check in [`Call`].
 #[derive(Debug)]
-struct Key(Arc<UserKey>);
+struct Key(Option<Arc<UserKey>>);
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        self.0.is_some() == other.0.is_some()
     }
 }
 
@@ -54,20 +96,33 @@ impl Eq for Key {}
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        Arc::as_ptr(&self.0).hash(state);
+        self.0.is_some().hash(state);
     }
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct ParseEvent {
+    call: Call,
     user_key: Key,
-    day: Option<i32>,
     signature: Signature,
+}
+
+impl ParseEvent {
+    fn user_key(&self) -> Result<&UserKey> {
+        let refused = |why: &str| DataFusionError::Execution(format!("{NAME}: {why}"));
+        let key = self.user_key.0.as_ref().ok_or_else(|| refused("this process has no user key"))?;
+        if key.check() != self.call.key_check {
+            return Err(refused(
+                "this executor has another user key than the plan was made with: give all of them the same key",
+            ));
+        }
+        Ok(key)
+    }
 }
 
 impl ScalarUDFImpl for ParseEvent {
     fn name(&self) -> &str {
-        "parse_event"
+        NAME
     }
 
     fn signature(&self) -> &Signature {
@@ -79,6 +134,7 @@ impl ScalarUDFImpl for ParseEvent {
     }
 
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let user_key = self.user_key()?;
         let rows = arguments.number_rows;
         let arrays: Vec<ArrayRef> =
             arguments.args.into_iter().map(|value| value.into_array(rows)).collect::<Result<_>>()?;
@@ -91,7 +147,7 @@ impl ScalarUDFImpl for ParseEvent {
         let payloads = arrays[3].as_binary_view_opt().ok_or_else(|| wrong(3))?;
         let mut ends = Vec::with_capacity(rows);
         let mut bytes = Vec::with_capacity(rows * ROW_BYTES);
-        let mut parser = Parser::new(&self.user_key.0);
+        let mut parser = Parser::new(user_key);
         // Rows of a source stand together: its day is worked out once.
         let mut file_day: (Option<&str>, Option<i32>) = (None, None);
         for row in 0..rows {
@@ -99,7 +155,7 @@ impl ScalarUDFImpl for ParseEvent {
             if file_day.0 != Some(source) {
                 file_day = (Some(source), arrival_day(source));
             }
-            match parser.parse(payloads.value(row), self.day) {
+            match parser.parse(payloads.value(row), self.call.day) {
                 Ok((mut event, local_day)) => {
                     event.late = match file_day.1 {
                         Some(day) => local_day < day,
@@ -194,4 +250,33 @@ fn digest<const N: usize>(id: &str) -> [u8; N] {
     let mut first = [0; N];
     first.copy_from_slice(&digest[..N]);
     first
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_travels_without_its_key() {
+        let key = UserKey::new(b"0123456789abcdef").unwrap();
+        let sent = parse_event(&key, Some(20_090));
+        let mut bytes = Vec::new();
+        assert!(encode_function(&sent, &mut bytes).unwrap());
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        assert!(text.contains(&key.check()) && !text.contains("0123456789abcdef"), "{text}");
+        let decode = |key: Option<&UserKey>| {
+            decode_function(NAME, &bytes, key.map(|key| Arc::new(key.clone()))).unwrap().unwrap()
+        };
+        assert_eq!(decode(Some(&key)), sent);
+        let parse = |function: &ScalarUDF| {
+            function.inner().downcast_ref::<ParseEvent>().unwrap().user_key().map(|_| ()).map_err(|e| e.to_string())
+        };
+        assert!(parse(&decode(Some(&key))).is_ok());
+        assert!(parse(&decode(None)).unwrap_err().contains("no user key"));
+        let other = UserKey::new(b"fedcba9876543210").unwrap();
+        assert!(parse(&decode(Some(&other))).unwrap_err().contains("another user key"));
+        assert!(decode_function("abs", &bytes, None).unwrap().is_none());
+        assert!(decode_function(NAME, b"{}", None).is_err());
+    }
 }

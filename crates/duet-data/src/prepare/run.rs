@@ -24,6 +24,7 @@ use super::{
     catalogue,
     cutoff::{cutoff, describe, events_name, no_positives},
     days::{self, DayIndex, DayState, Days},
+    engine::Resources,
     features, item_files,
     normalise::{self, DayPaths},
     options::{HeldOut, PrepareOptions},
@@ -197,9 +198,16 @@ async fn read_days(
     }
 
     let workers = rayon::current_num_threads().max(1);
-    let side_by_side = workers.min(changed.len()).max(1);
-    let (partitions, spill) = (workers / side_by_side, writer.path(SPILL_DIR));
-    let context = normalise::session(&lines, side_by_side, partitions, options.memory_bytes, &spill)?;
+    let side_by_side = options.engine.days_side_by_side(workers).min(changed.len()).max(1);
+    let resources = Resources {
+        side_by_side,
+        partitions: (workers / side_by_side).max(1),
+        memory_bytes: options.memory_bytes,
+        temporary: &writer.path(SPILL_DIR),
+    };
+    let context = options.engine.session(&resources).await?;
+    lines.register(&context);
+    let remote = options.engine.is_remote();
     let lines = Arc::new(lines);
     let bar = progress::bar("prepare", "days", changed.len() as u64);
     let states: Vec<(String, DayState)> = futures::stream::iter(changed)
@@ -209,7 +217,7 @@ async fn read_days(
             let (context, user_key, lines) = (context.clone(), options.user_key.clone(), Arc::clone(&lines));
             let task = tokio::spawn(async move {
                 let paths = DayPaths { events, quarantine };
-                let books = normalise::normalise(&context, &lines, day, &user_key, &paths).await?;
+                let books = normalise::normalise(&context, &lines, day, &user_key, remote, &paths).await?;
                 Ok::<_, Error>((name, DayState { parts: lines.version_or_files(day), books }))
             });
             let bar = &bar;

@@ -1,0 +1,75 @@
+//! Where the plans over raw lines run.
+
+use std::{fmt, path::Path, sync::Arc};
+
+use datafusion::{
+    execution::{memory_pool::FairSpillPool, runtime_env::RuntimeEnvBuilder},
+    prelude::{SessionConfig, SessionContext},
+};
+use duet_core::{Error, Result};
+use futures::future::BoxFuture;
+
+/// Rows handed from operator to operator.
+pub const BATCH_ROWS: usize = 8_192;
+/// Days that take less of the memory for sorting than one part in so many are sorted as a whole, not merged from sorted
+/// batches.
+const WHOLE_SORT_SHARE: usize = 4;
+
+/// What the plans of a `prepare` may take of this machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Resources<'a> {
+    /// Days planned at the same time.
+    pub side_by_side: usize,
+    /// Cores for each of them.
+    pub partitions: usize,
+    /// Memory for the sorting of all of them.
+    pub memory_bytes: usize,
+    /// A folder for spill files.
+    pub temporary: &'a Path,
+}
+
+/// Runs the plans over raw lines. Whatever the engine, the same lines give the same dataset.
+pub trait Engine: fmt::Debug + Send + Sync {
+    /// A session for the plans of one `prepare`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where the engine can't be reached; [`Error::Internal`].
+    fn session<'a>(&'a self, resources: &'a Resources<'a>) -> BoxFuture<'a, Result<SessionContext>>;
+
+    /// Whether other processes read the lines: then they must lie where those find them, and rows travel.
+    fn is_remote(&self) -> bool;
+
+    /// How many days it is given at a time, on a machine with so many cores.
+    fn days_side_by_side(&self, cores: usize) -> usize;
+}
+
+/// Runs the plans in this process.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Embedded;
+
+impl Engine for Embedded {
+    fn session<'a>(&'a self, resources: &'a Resources<'a>) -> BoxFuture<'a, Result<SessionContext>> {
+        Box::pin(async move {
+            let Resources { side_by_side, partitions, memory_bytes, temporary } = *resources;
+            let runtime = RuntimeEnvBuilder::new()
+                .with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes)))
+                .with_temp_file_path(temporary)
+                .build_arc()
+                .map_err(|error| Error::Internal(format!("DataFusion's runtime: {error}")))?;
+            let config = SessionConfig::new()
+                .with_target_partitions(partitions)
+                .with_batch_size(BATCH_ROWS)
+                .with_sort_in_place_threshold_bytes(memory_bytes / side_by_side / WHOLE_SORT_SHARE)
+                .with_collect_statistics(false);
+            Ok(SessionContext::new_with_config_rt(config, runtime))
+        })
+    }
+
+    fn is_remote(&self) -> bool {
+        false
+    }
+
+    fn days_side_by_side(&self, cores: usize) -> usize {
+        cores
+    }
+}
