@@ -14,6 +14,9 @@ pub const BATCH_ROWS: usize = 8_192;
 /// Days that take less of the memory for sorting than one part in so many are sorted as a whole, not merged from sorted
 /// batches.
 const WHOLE_SORT_SHARE: usize = 4;
+/// Memory that a day keeps for merging its spilled runs, at most half of what it has. DataFusion's 10 MB can be less than two
+/// runs of long lines need, and another day may hold the rest.
+const MERGE_BYTES: usize = 32 << 20;
 
 /// What the plans of a `prepare` may take of this machine.
 #[derive(Debug, Clone, Copy)]
@@ -56,10 +59,12 @@ impl Engine for Embedded {
                 .with_temp_file_path(temporary)
                 .build_arc()
                 .map_err(|error| Error::Internal(format!("DataFusion's runtime: {error}")))?;
+            let of_a_day = memory_bytes / side_by_side;
             let config = SessionConfig::new()
                 .with_target_partitions(partitions)
                 .with_batch_size(BATCH_ROWS)
-                .with_sort_in_place_threshold_bytes(memory_bytes / side_by_side / WHOLE_SORT_SHARE)
+                .with_sort_in_place_threshold_bytes(of_a_day / WHOLE_SORT_SHARE)
+                .with_sort_spill_reservation_bytes(MERGE_BYTES.min(of_a_day / 2))
                 .with_collect_statistics(false);
             Ok(SessionContext::new_with_config_rt(config, runtime))
         })

@@ -1,8 +1,8 @@
 //! The raw lines of one day to its day file: a DataFusion plan that parses and sorts, and a stream behind it that drops
 //! duplicates, puts bad lines aside and keeps the books.
 //!
-//! The plan is `scan -> parse_event -> sort`, run by an [`super::engine::Engine`]; it sorts beyond its memory on disk. [`super::event_row`] is what it carries:
-//! because an event's whole content is the sort key, copies of it stand side by side, and which of two *different* lines
+//! The plan is `scan -> parse_event -> sort`, run by an [`super::engine::Engine`]; it sorts beyond its memory on disk.
+//! [`super::event_row`] is what it carries: because an event's whole content is the sort key, copies of it stand side by side, and which of two *different* lines
 //! with one id stays (the earliest, then the smallest) does not depend on the order of arrival. A copy in the file of
 //! another day would have another time: by its own account it is another event.
 
@@ -39,6 +39,7 @@ use crate::{
 
 /// Rows written at once to a day file.
 const WRITTEN_ROWS: usize = 1 << 14;
+
 /// Where a day's outputs go.
 pub(super) struct DayPaths {
     pub(super) events: PathBuf,
