@@ -46,17 +46,11 @@ pub(super) struct DayPaths {
     pub(super) quarantine: PathBuf,
 }
 
-/// The plan of a day: its lines, parsed and sorted. Rows that travel (`remote`) are copied out of their views first: a
-/// shuffle would send the buffers below the views with every batch.
-pub(super) fn plan(
-    lines: DataFrame,
-    user_key: &UserKey,
-    day: Option<i32>,
-    remote: bool,
-) -> datafusion::common::Result<DataFrame> {
+/// The plan of a day: its lines, parsed and sorted. Rows are copied out of their views first: every sorted batch would count
+/// for all buffers below its views, 33 MB for 305, until no memory is left; and a shuffle would send them with each batch.
+pub(super) fn plan(lines: DataFrame, user_key: &UserKey, day: Option<i32>) -> datafusion::common::Result<DataFrame> {
     let arguments = ["source", "sequence", "received_ms", "payload"].map(col).to_vec();
-    let row = parse_event::parse_event(user_key, day).call(arguments);
-    let row = if remote { cast(row, DataType::Binary) } else { row };
+    let row = cast(parse_event::parse_event(user_key, day).call(arguments), DataType::Binary);
     lines.select(vec![row.alias("row")])?.sort(vec![col("row").sort(true, true)])
 }
 
@@ -69,12 +63,11 @@ pub(super) async fn normalise(
     lines: &RawLines,
     day: Option<i32>,
     user_key: &UserKey,
-    remote: bool,
     paths: &DayPaths,
 ) -> Result<Books> {
     let failed = |error: datafusion::error::DataFusionError| lines.failed(&error);
     let scan = lines.scan(context, day).await?;
-    let mut stream = plan(scan, user_key, day, remote).map_err(failed)?.execute_stream().await.map_err(failed)?;
+    let mut stream = plan(scan, user_key, day).map_err(failed)?.execute_stream().await.map_err(failed)?;
     let mut sink = Sink::create(paths)?;
     while let Some(batch) = stream.next().await {
         sink.push(&batch.map_err(failed)?)?;
@@ -120,7 +113,7 @@ impl Sink {
 
     fn push(&mut self, batch: &RecordBatch) -> Result<()> {
         let wrong = || Error::Internal("parse_event: what came back is no row".into());
-        // Rows that travelled are no views; these are views into them.
+        // Views into the rows: no copy.
         let column = cast_array(batch.column(0), &DataType::BinaryView).map_err(|_| wrong())?;
         let rows = column.as_binary_view_opt().ok_or_else(wrong)?;
         for row in 0..rows.len() {

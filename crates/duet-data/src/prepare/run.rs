@@ -207,7 +207,6 @@ async fn read_days(
     };
     let context = options.engine.session(&resources).await?;
     lines.register(&context);
-    let remote = options.engine.is_remote();
     let lines = Arc::new(lines);
     let bar = progress::bar("prepare", "days", changed.len() as u64);
     let states: Vec<(String, DayState)> = futures::stream::iter(changed)
@@ -217,7 +216,7 @@ async fn read_days(
             let (context, user_key, lines) = (context.clone(), options.user_key.clone(), Arc::clone(&lines));
             let task = tokio::spawn(async move {
                 let paths = DayPaths { events, quarantine };
-                let books = normalise::normalise(&context, &lines, day, &user_key, remote, &paths).await?;
+                let books = normalise::normalise(&context, &lines, day, &user_key, &paths).await?;
                 Ok::<_, Error>((name, DayState { parts: lines.version_or_files(day), books }))
             });
             let bar = &bar;
