@@ -15,13 +15,9 @@ use std::{
 
 use arrow::{
     array::{Array, AsArray, BooleanArray, FixedSizeBinaryArray, RecordBatch},
-    compute::{cast as cast_array, filter_record_batch},
-    datatypes::DataType,
+    compute::filter_record_batch,
 };
-use datafusion::{
-    logical_expr::cast,
-    prelude::{DataFrame, SessionContext, col},
-};
+use datafusion::prelude::{DataFrame, SessionContext, col};
 use duet_core::{Error, Result, event::EventType};
 use futures::StreamExt;
 
@@ -46,12 +42,11 @@ pub(super) struct DayPaths {
     pub(super) quarantine: PathBuf,
 }
 
-/// The plan of a day: its lines, parsed and sorted. Rows are copied out of their views first: every sorted batch would count
-/// for all buffers below its views, 33 MB for 305, until no memory is left; and a shuffle would send them with each batch.
+/// The plan of a day: its lines, parsed and sorted.
 pub(super) fn plan(lines: DataFrame, user_key: &UserKey, day: Option<i32>) -> datafusion::common::Result<DataFrame> {
     let arguments = ["source", "sequence", "received_ms", "payload"].map(col).to_vec();
-    let row = cast(parse_event::parse_event(user_key, day).call(arguments), DataType::Binary);
-    lines.select(vec![row.alias("row")])?.sort(vec![col("row").sort(true, true)])
+    let parsed = lines.select(vec![parse_event::parse_event(user_key, day).call(arguments).alias("row")])?;
+    parsed.sort(vec![col("row").sort(true, true)])
 }
 
 /// Normalises the lines of `day` (`None`: those whose time can't be read, all of which end in quarantine).
@@ -113,9 +108,7 @@ impl Sink {
 
     fn push(&mut self, batch: &RecordBatch) -> Result<()> {
         let wrong = || Error::Internal("parse_event: what came back is no row".into());
-        // Views into the rows: no copy.
-        let column = cast_array(batch.column(0), &DataType::BinaryView).map_err(|_| wrong())?;
-        let rows = column.as_binary_view_opt().ok_or_else(wrong)?;
+        let rows = batch.column(0).as_binary_opt::<i32>().ok_or_else(wrong)?;
         for row in 0..rows.len() {
             let event = match Row::decode(rows.value(row)).ok_or_else(wrong)? {
                 Row::Aside(aside) => {

@@ -9,8 +9,8 @@ use std::{
 };
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BinaryViewBuilder},
-    buffer::Buffer,
+    array::{Array, ArrayRef, AsArray, BinaryArray},
+    buffer::{Buffer, OffsetBuffer},
     datatypes::{DataType, Int64Type, UInt64Type},
 };
 use chrono::NaiveDate;
@@ -130,7 +130,7 @@ impl ScalarUDFImpl for ParseEvent {
     }
 
     fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
-        Ok(DataType::BinaryView)
+        Ok(DataType::Binary)
     }
 
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
@@ -145,7 +145,8 @@ impl ScalarUDFImpl for ParseEvent {
         let sequences = arrays[1].as_primitive_opt::<UInt64Type>().ok_or_else(|| wrong(1))?;
         let received = arrays[2].as_primitive_opt::<Int64Type>().ok_or_else(|| wrong(2))?;
         let payloads = arrays[3].as_binary_view_opt().ok_or_else(|| wrong(3))?;
-        let mut ends = Vec::with_capacity(rows);
+        let mut offsets = Vec::with_capacity(rows + 1);
+        offsets.push(0);
         let mut bytes = Vec::with_capacity(rows * ROW_BYTES);
         let mut parser = Parser::new(user_key);
         // Rows of a source stand together: its day is worked out once.
@@ -170,17 +171,13 @@ impl ScalarUDFImpl for ParseEvent {
                     AsideRow { file: source, line: sequences.value(row), reason, field }.encode(&mut bytes);
                 }
             }
-            let end = u32::try_from(bytes.len());
-            ends.push(end.map_err(|_| DataFusionError::Execution("parse_event: rows of more than 4 GiB".into()))?);
+            let end = i32::try_from(bytes.len());
+            offsets.push(end.map_err(|_| DataFusionError::Execution("parse_event: rows of more than 2 GiB".into()))?);
         }
-        // Views: a sort moves 16 bytes a row, and mostly compares the first bytes of the users in them.
-        let mut views = BinaryViewBuilder::with_capacity(rows);
-        let (block, mut start) = (views.append_block(Buffer::from_vec(bytes)), 0);
-        for end in ends {
-            views.try_append_view(block, start, end - start)?;
-            start = end;
-        }
-        Ok(ColumnarValue::Array(Arc::new(views.finish())))
+        // No views: every sorted batch would count for all buffers below its views, 33 MB for 305, until no memory is left; and a
+        // shuffle would send them with each batch.
+        let offsets = OffsetBuffer::new(offsets.into());
+        Ok(ColumnarValue::Array(Arc::new(BinaryArray::try_new(offsets, Buffer::from_vec(bytes), None)?)))
     }
 }
 
