@@ -23,6 +23,7 @@ mod inspect;
 mod interrupt;
 mod kafka;
 mod lists;
+mod load;
 mod logging;
 mod man;
 mod nats;
@@ -74,6 +75,7 @@ enum Command {
     Similar(similar::SimilarArgs),
     Inspect(inspect::InspectArgs),
     Bench(bench::BenchArgs),
+    Load(load::LoadArgs),
     Reproduce(reproduce::ReproduceArgs),
     Privacy(privacy::PrivacyArgs),
     Forget(forget::ForgetArgs),
@@ -141,6 +143,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
             Command::Similar(args) => similar::run(args, out),
             Command::Inspect(args) => inspect::run(args, out),
             Command::Bench(args) => bench::run(args, out),
+            Command::Load(args) => load::run(args, out),
             Command::Reproduce(args) => reproduce::run(args, out),
             Command::Privacy(args) => privacy::run(args, out),
             Command::Forget(args) => forget::run(args, out),
