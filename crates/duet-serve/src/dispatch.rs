@@ -348,3 +348,225 @@ fn answer_whole(engine: &Arc<Engine>, worker: &mut Worker, batch: &[ListRequest]
     *worker = Worker::new(Arc::clone(engine));
     None
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::sync::mpsc;
+
+    use duet_core::{ItemIdx, UserIdx};
+    use duet_retrieval::{Query, Recommender, Scored};
+
+    use super::*;
+    use crate::{
+        config::ServeConfig,
+        engine::EngineOptions,
+        request::Source,
+        small_bundle::{Which, bundle, known, request, variant},
+        variants::Arm,
+    };
+
+    fn engine(which: Which) -> Arc<Engine> {
+        Engine::open(&bundle(which), &EngineOptions::default()).unwrap()
+    }
+
+    fn dispatcher(engine: Arc<Engine>, workers: usize, max_batch: usize, queue: usize) -> (Arc<Slot>, Dispatcher) {
+        let ServeConfig { engine: config, limits, .. } = ServeConfig::resolve(&[], &[]).unwrap();
+        let slot = Arc::new(Slot::new(engine));
+        let config = EngineConfig { workers, max_batch, ..config };
+        let dispatcher = Dispatcher::start(Arc::clone(&slot), &config, &LimitsConfig { queue, ..limits });
+        (slot, dispatcher)
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(30)
+    }
+
+    fn list() -> Make {
+        Box::new(|_| Ok(request(known(UserIdx(0), &[3]))))
+    }
+
+    /// Makes its request once it is told to; says that it was begun.
+    fn held() -> (Make, mpsc::Receiver<()>, mpsc::Sender<()>) {
+        let (begun, is_begun) = mpsc::channel();
+        let (go, may_go) = mpsc::channel::<()>();
+        let make: Make = Box::new(move |_| {
+            begun.send(()).unwrap();
+            let _ = may_go.recv();
+            Ok(request(known(UserIdx(0), &[])))
+        });
+        (make, is_begun, go)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_does_not_fit_is_refused_at_once_and_the_rest_is_answered() {
+        let (_, dispatcher) = dispatcher(engine(Which::First), 1, 1, 3);
+        let dispatcher = Arc::new(dispatcher);
+        let (make, is_begun, go) = held();
+        let submit = |make: Make| {
+            let dispatcher = Arc::clone(&dispatcher);
+            tokio::spawn(async move { dispatcher.submit(make, soon()).await })
+        };
+        let first = submit(make);
+        is_begun.recv().unwrap();
+        let waiting: Vec<_> = (0..3).map(|_| submit(list())).collect();
+        while dispatcher.depth() < 3 {
+            tokio::task::yield_now().await;
+        }
+        let started = Instant::now();
+        assert!(matches!(dispatcher.submit(list(), soon()).await, Err(DispatchError::Full)));
+        assert!(started.elapsed() < Duration::from_secs(1));
+        go.send(()).unwrap();
+        for task in waiting.into_iter().chain([first]) {
+            assert_eq!(task.await.unwrap().unwrap().1.items.len(), 10);
+        }
+        assert_eq!(dispatcher.depth(), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_waited_beyond_its_deadline_is_not_worked_on() {
+        let (_, dispatcher) = dispatcher(engine(Which::First), 1, 1, 100);
+        let dispatcher = Arc::new(dispatcher);
+        let (make, is_begun, go) = held();
+        let other = Arc::clone(&dispatcher);
+        let first = tokio::spawn(async move { other.submit(make, soon()).await });
+        is_begun.recv().unwrap();
+        let made = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&made);
+        let make: Make = Box::new(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok(request(known(UserIdx(0), &[])))
+        });
+        let late = dispatcher.submit(make, Instant::now() + Duration::from_millis(20)).await;
+        assert!(matches!(late, Err(DispatchError::Expired)));
+        go.send(()).unwrap();
+        first.await.unwrap().unwrap();
+        // Behind it in the queue: when this is answered, the late one has been passed.
+        dispatcher.submit(list(), soon()).await.unwrap();
+        assert_eq!(made.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn closing_answers_what_waits_and_takes_nothing_more() {
+        let (_, dispatcher) = dispatcher(engine(Which::First), 1, 4, 100);
+        let dispatcher = Arc::new(dispatcher);
+        let (make, is_begun, go) = held();
+        let submit = |make: Make| {
+            let dispatcher = Arc::clone(&dispatcher);
+            tokio::spawn(async move { dispatcher.submit(make, soon()).await })
+        };
+        let mut tasks = vec![submit(make)];
+        is_begun.recv().unwrap();
+        tasks.extend((0..20).map(|_| submit(list())));
+        while dispatcher.depth() < 20 {
+            tokio::task::yield_now().await;
+        }
+        let closing = Arc::clone(&dispatcher);
+        let closing = tokio::task::spawn_blocking(move || closing.close_and_drain());
+        while !matches!(dispatcher.submit(list(), soon()).await, Err(DispatchError::Closed)) {
+            tokio::task::yield_now().await;
+        }
+        go.send(()).unwrap();
+        closing.await.unwrap();
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+    }
+
+    /// Panics for a listener without a history.
+    struct Moody;
+
+    impl Recommender for Moody {
+        fn name(&self) -> &str {
+            "moody"
+        }
+
+        fn is_exact(&self) -> bool {
+            true
+        }
+
+        fn recommend(&self, queries: &[Query<'_>]) -> duet_core::Result<Vec<Vec<Scored>>> {
+            assert!(!queries[0].history.is_empty(), "planted");
+            Ok(vec![(0..queries[0].k).map(|row| Scored { item: ItemIdx::from(row), score: -(row as f32) }).collect()])
+        }
+
+        fn similar(&self, _item: ItemIdx, _k: usize) -> duet_core::Result<Vec<Scored>> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_panic_costs_one_list_its_towers_and_nobody_else_anything() {
+        let mut engine = Engine::build(&bundle(Which::First), &EngineOptions::default()).unwrap();
+        engine.plant_baseline("moody", Box::new(Moody));
+        let (_, dispatcher) = dispatcher(Arc::new(engine), 1, 16, 100);
+        let make = |history: Vec<ItemIdx>| -> Make {
+            Box::new(move |_| {
+                let mut asked = request(crate::request::Listener::Anonymous { history });
+                asked.variant = variant(Arm::Baseline("moody".into()), false);
+                Ok(asked)
+            })
+        };
+        let makes = vec![make(vec![ItemIdx(1)]), make(Vec::new()), list(), make(vec![ItemIdx(2)])];
+        let (_, answers) = dispatcher.submit_all(makes, soon()).await.unwrap();
+        let sources: Vec<Source> = answers.iter().map(|answer| answer.source).collect();
+        assert_eq!(sources, [Source::Baseline, Source::Trending, Source::Personal, Source::Baseline]);
+        assert_eq!(answers[1].degraded, ["tower_failed"]);
+        assert!([0, 2, 3].iter().all(|&at: &usize| answers[at].degraded.is_empty()));
+        assert!(answers.iter().all(|answer| answer.items.len() == 10));
+        // A request that can't even be made is its own failure alone.
+        let panics: Make = Box::new(|_| panic!("planted"));
+        assert!(matches!(dispatcher.submit(panics, soon()).await, Err(DispatchError::Bad(_))));
+        let bad: Make = Box::new(|_| Err(ApiError::bad_request("planted")));
+        assert!(matches!(dispatcher.submit(bad, soon()).await, Err(DispatchError::Bad(_))));
+        assert_eq!(dispatcher.submit(list(), soon()).await.unwrap().1.source, Source::Personal);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn every_answer_is_of_one_bundle_while_bundles_change() {
+        let engines = [engine(Which::First), engine(Which::Second)];
+        let expected: Vec<Vec<Answer>> = engines
+            .iter()
+            .map(|engine| {
+                let requests: Vec<ListRequest> = (0..20).map(|user| request(known(UserIdx(user), &[user]))).collect();
+                Worker::new(Arc::clone(engine)).answer(&requests)
+            })
+            .collect();
+        assert_ne!(expected[0], expected[1]);
+        let (slot, dispatcher) = dispatcher(Arc::clone(&engines[0]), 2, 4, 1000);
+        let dispatcher = Arc::new(dispatcher);
+        let mut tasks = Vec::new();
+        for round in 0..40_u32 {
+            for user in 0..20_u32 {
+                let dispatcher = Arc::clone(&dispatcher);
+                tasks.push(tokio::spawn(async move {
+                    let (told, made_on) = mpsc::channel();
+                    let make: Make = Box::new(move |engine| {
+                        told.send(engine.bundle().to_owned()).unwrap();
+                        Ok(request(known(UserIdx(user), &[user])))
+                    });
+                    let answered = dispatcher.submit(make, soon()).await;
+                    (user, answered, made_on.try_recv())
+                }));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            slot.store(Arc::clone(&engines[(round as usize + 1) % 2]));
+        }
+        let mut by = [0, 0];
+        for task in tasks {
+            let (user, answered, made_on) = task.await.unwrap();
+            let (engine, answer) = match answered {
+                Ok(answered) => answered,
+                // Shed, as it may be: no mixed answer.
+                Err(DispatchError::Full) => continue,
+                Err(error) => panic!("{error:?}"),
+            };
+            assert_eq!(made_on.unwrap(), engine.bundle());
+            let at = engines.iter().position(|one| Arc::ptr_eq(one, &engine)).unwrap();
+            by[at] += 1;
+            let items = |answer: &Answer| answer.items.iter().map(|entry| entry.item).collect::<Vec<_>>();
+            assert_eq!(items(&answer), items(&expected[at][user as usize]));
+        }
+        assert!(by[0] > 0 && by[1] > 0, "{by:?}");
+    }
+}

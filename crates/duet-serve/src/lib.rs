@@ -20,6 +20,8 @@ pub mod precomputed;
 pub mod request;
 pub mod served_log;
 pub mod server;
+#[cfg(test)]
+mod small_bundle;
 mod stages;
 pub mod stats;
 pub mod variants;

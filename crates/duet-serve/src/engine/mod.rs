@@ -167,6 +167,10 @@ impl Engine {
     /// [`Error::Data`] naming the file that is missing or damaged; [`Error::Input`] for a baseline that is unknown or impossible here,
     /// or a diversity column that the items have not.
     pub fn open(dir: &Path, options: &EngineOptions) -> Result<Arc<Self>> {
+        Self::build(dir, options).map(Arc::new)
+    }
+
+    pub(crate) fn build(dir: &Path, options: &EngineOptions) -> Result<Self> {
         // A link may be turned to the next bundle while this one is read.
         let dir = &fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
         let parts = serving::open(dir)?;
@@ -175,7 +179,7 @@ impl Engine {
         let crc = checksum(&dir.join(MANIFEST))?.crc32;
         let mut engine = Self::new(format!("{name}-{crc}"), parts, options)?;
         engine.reranker = reranker;
-        Ok(Arc::new(engine))
+        Ok(engine)
     }
 
     fn new(bundle: String, parts: ServingParts, options: &EngineOptions) -> Result<Self> {
@@ -371,6 +375,12 @@ impl Engine {
     /// A baseline that stands as a variant.
     pub(crate) fn baseline(&self, name: &str) -> Option<&dyn Recommender> {
         self.baselines.get(name).map(AsRef::as_ref)
+    }
+
+    /// Puts a recommender of a test among the baselines.
+    #[cfg(test)]
+    pub(crate) fn plant_baseline(&mut self, name: &str, baseline: Box<dyn Recommender>) {
+        self.baselines.insert(name.to_owned(), baseline);
     }
 }
 

@@ -94,3 +94,71 @@ fn distance(left: &[f32], right: &[f32]) -> f32 {
 fn length(vector: &[f32]) -> f32 {
     vector.iter().map(|value| value * value).sum::<f32>().sqrt()
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::{
+        engine::EngineOptions,
+        small_bundle::{Which, bundle},
+    };
+
+    fn built(which: Which) -> Engine {
+        Engine::build(&bundle(which), &EngineOptions::default()).unwrap()
+    }
+
+    #[test]
+    fn a_sound_bundle_passes() {
+        for which in [Which::First, Which::Second, Which::Ivf] {
+            Arc::new(built(which)).self_check().unwrap();
+        }
+    }
+
+    #[test]
+    fn planted_damage_is_found() {
+        let message = |engine: Engine| Arc::new(engine).self_check().unwrap_err().to_string();
+        // Weights of another training.
+        let mut engine = built(Which::First);
+        engine.model = Arc::clone(&built(Which::Second).model);
+        assert!(message(engine).contains("lengths away from the stored vector"));
+        // Vectors of other users.
+        let mut engine = built(Which::First);
+        engine.user_vectors.data.rotate_left(engine.user_vectors.dim);
+        assert!(message(engine).contains("lengths away from the stored vector"));
+        // A vector that is no number.
+        let mut engine = built(Which::First);
+        engine.user_vectors.data.fill(f32::NAN);
+        assert!(message(engine).contains("lengths away from the stored vector"));
+    }
+
+    #[test]
+    fn a_damaged_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        for entry in walk(&bundle(Which::First)) {
+            let to = dir.path().join(entry.strip_prefix(bundle(Which::First)).unwrap());
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::copy(&entry, to).unwrap();
+        }
+        Engine::open(dir.path(), &EngineOptions::default()).unwrap();
+        for name in ["weights.safetensors", "users.parquet", "items.parquet", "data/timeline.parquet"] {
+            let path = dir.path().join(name);
+            let good = std::fs::read(&path).unwrap();
+            let mut bad = good.clone();
+            bad[good.len() / 2] ^= 0x10;
+            std::fs::write(&path, bad).unwrap();
+            let error = Engine::open(dir.path(), &EngineOptions::default()).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("CRC-32"), "{name}: {error}");
+            std::fs::write(&path, good).unwrap();
+        }
+    }
+
+    fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { found.extend(walk(&path)) } else { found.push(path) }
+        }
+        found
+    }
+}

@@ -195,8 +195,94 @@ fn checked(mut list: Vec<Scored>, candidates: &[Scored]) -> Option<Vec<Scored>> 
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+    use crate::{
+        engine::EngineOptions,
+        request::Answer,
+        small_bundle::{Which, bundle, known, request, variant},
+        variants::Arm,
+        worker::Worker,
+    };
+
+    /// Turns the list around, unless told to do worse.
+    struct Planted {
+        how: fn(&[Scored]) -> Result<Vec<Scored>>,
+        calls: Arc<AtomicUsize>,
+    }
+
+    impl Rerank for Planted {
+        fn rerank(&self, _listener: &RerankListener<'_>, candidates: &[Scored]) -> Result<Vec<Scored>> {
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            (self.how)(candidates)
+        }
+    }
+
+    fn turned(candidates: &[Scored]) -> Result<Vec<Scored>> {
+        Ok(candidates.iter().map(|entry| Scored { score: -entry.score, ..*entry }).collect())
+    }
+
+    /// Answers of a worker with a planted re-ranker, and how often that was asked.
+    fn answers(how: fn(&[Scored]) -> Result<Vec<Scored>>, count: usize) -> (Vec<Answer>, usize) {
+        let options = EngineOptions { rerank_budget: Duration::from_millis(200), ..EngineOptions::default() };
+        let mut engine = Engine::build(&bundle(Which::First), &options).unwrap();
+        let calls = Arc::new(AtomicUsize::new(0));
+        engine.reranker = Some(Arc::new(Planted { how, calls: Arc::clone(&calls) }));
+        let mut worker = Worker::new(Arc::new(engine));
+        let mut asked = request(known(UserIdx(0), &[3]));
+        asked.variant = variant(Arm::TwoTower, true);
+        let answers = (0..count).map(|_| worker.answer(std::slice::from_ref(&asked)).remove(0)).collect();
+        (answers, calls.load(Ordering::Relaxed))
+    }
+
+    fn plain() -> Answer {
+        let engine = Engine::open(&bundle(Which::First), &EngineOptions::default()).unwrap();
+        Worker::new(engine).answer(&[request(known(UserIdx(0), &[3]))]).remove(0)
+    }
+
+    #[test]
+    fn a_sound_one_decides_the_order() {
+        let (answers, calls) = answers(turned, 2);
+        assert_eq!(calls, 2);
+        assert!(answers.iter().all(|answer| answer.degraded.is_empty() && answer.items.len() == 10));
+        // Of a hundred candidates the last come first.
+        assert!(answers[0].items[0].score >= -plain().items[9].score);
+        assert_ne!(answers[0].items[0].item, plain().items[0].item);
+    }
+
+    #[test]
+    fn a_failing_panicking_cheating_or_slow_one_costs_the_order_alone() {
+        let slow = |candidates: &[Scored]| {
+            std::thread::sleep(Duration::from_millis(700));
+            turned(candidates)
+        };
+        let cases: [(fn(&[Scored]) -> Result<Vec<Scored>>, &str); 4] = [
+            (|_| Err(Error::input("planted")), FAILED),
+            (|_| panic!("planted"), FAILED),
+            (|candidates| Ok(candidates[1..].to_vec()), FAILED),
+            (slow, SLOW),
+        ];
+        for (how, word) in cases {
+            let (answers, calls) = answers(how, 6);
+            for answer in &answers {
+                assert_eq!(answer.items, plain().items, "{word}");
+                assert_eq!(answer.degraded, [word]);
+            }
+            assert!(calls <= FAILURES as usize, "{word}: left alone after {FAILURES}, and {calls} calls were made");
+        }
+    }
+
+    #[test]
+    fn a_bundle_without_one_says_so() {
+        let engine = Engine::open(&bundle(Which::First), &EngineOptions::default()).unwrap();
+        let mut asked = request(known(UserIdx(0), &[3]));
+        asked.variant = variant(Arm::TwoTower, true);
+        let answer = Worker::new(engine).answer(&[asked]).remove(0);
+        assert_eq!((answer.items, answer.degraded), (plain().items, vec![MISSING]));
+    }
 
     #[test]
     fn three_failures_in_a_row_are_a_pause() {
