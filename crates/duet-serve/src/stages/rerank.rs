@@ -54,9 +54,7 @@ pub(crate) fn open(bundle: &Path, dataset: &Dataset) -> Result<Option<Arc<dyn Re
 
 pub(crate) fn run(engine: &Engine, thread: Option<&mut RerankThread>, drafts: &mut [Draft<'_>]) {
     let wants = |draft: &Draft<'_>| {
-        draft.request.variant.rerank
-            && matches!(draft.source, Source::Personal | Source::Baseline)
-            && !draft.candidates.is_empty()
+        draft.request.variant.rerank && draft.source == Source::Personal && !draft.candidates.is_empty()
     };
     let wanting = drafts.iter_mut().filter(|draft| wants(draft));
     let Some(thread) = thread else {
