@@ -109,9 +109,8 @@ fn world() -> DatasetParts {
     // Every item but one is played: what is left over by the tastes goes to the first user.
     let played: std::collections::HashSet<u32> = timeline.items.iter().map(|item| item.0).collect();
     let left: Vec<ItemIdx> = (0..UNHEARD.0).filter(|item| !played.contains(item)).map(ItemIdx).collect();
-    let (items, times) = (&mut timeline.items, &mut timeline.timestamps_ms);
-    items.splice(0..0, left.iter().copied());
-    times.splice(0..0, left.iter().map(|_| 0));
+    timeline.items = [left.as_slice(), &timeline.items].concat();
+    timeline.timestamps_ms = [vec![0; left.len()], timeline.timestamps_ms].concat();
     timeline.offsets.iter_mut().skip(1).for_each(|offset| *offset += left.len());
     timeline.offsets.extend([timeline.items.len(); 2]);
 

@@ -17,7 +17,6 @@ use std::{
 
 use duet_core::{
     Error, ItemIdx, Result, UserIdx,
-    artifact::{MANIFEST, checksum},
     config::Config,
     encoding::EncodedTable,
     ids::IdMap,
@@ -42,6 +41,7 @@ use fs_err as fs;
 use self::{filters::FilterCache, rankings::Rankings};
 use crate::{
     config::ServeConfig,
+    precomputed::bundle_id,
     request::{Answer, ListRequest},
     stages::{
         self,
@@ -175,9 +175,7 @@ impl Engine {
         let dir = &fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
         let parts = serving::open(dir)?;
         let reranker = if options.rerank { stages::rerank::open(dir, &parts.dataset)? } else { None };
-        let name = dir.file_name().map_or_else(|| "bundle".into(), |name| name.to_string_lossy());
-        let crc = checksum(&dir.join(MANIFEST))?.crc32;
-        let mut engine = Self::new(format!("{name}-{crc}"), parts, options)?;
+        let mut engine = Self::new(bundle_id(dir)?, parts, options)?;
         engine.reranker = reranker;
         Ok(engine)
     }
@@ -187,7 +185,7 @@ impl Engine {
         let segments = options.segment_column.as_ref().and_then(|name| {
             let column = users.columns.iter().find(|column| column.name == *name).map(|column| &column.values);
             if column.and_then(rankings::first_values).is_none() {
-                tracing::info!(column = name, "no such column of text among the users: trends are those of everybody");
+                tracing::info!(column = %name, "no such column of text among the users: trends are those of everybody");
             }
             column
         });

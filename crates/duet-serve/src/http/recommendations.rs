@@ -16,6 +16,7 @@ use axum::{
     },
 };
 use duet_core::ItemIdx;
+use duet_retrieval::Scored;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -395,17 +396,12 @@ async fn precomputed(app: &AppState, asked: &Asked) -> Option<(Arc<Engine>, Answ
         return None;
     }
     let list = lists.get(model_id, engine.bundle()).await?;
-    let scored = |(item, score): &(_, f32)| -> Option<AnswerItem> {
-        let item: ItemIdx = engine.item_row(item_id(item))?;
-        score.is_finite().then(|| AnswerItem { item, score: *score, reasons: Vec::new() })
-    };
-    let items: Vec<AnswerItem> = list.iter().filter_map(scored).take(asked.k).collect();
+    // Rows of a shared store are not checked by it.
+    let is_sound = |entry: &Scored| entry.item.index() < engine.items().len() && entry.score.is_finite();
+    let item = |entry: Scored| AnswerItem { item: entry.item, score: entry.score, reasons: Vec::new() };
+    let items: Vec<AnswerItem> = list.into_iter().filter(is_sound).take(asked.k).map(item).collect();
     let is_whole = items.len() == asked.k;
     is_whole.then(|| (engine, Answer { source: Source::Precomputed, degraded: Vec::new(), items }))
-}
-
-fn item_id(id: &impl AsRef<str>) -> &str {
-    id.as_ref()
 }
 
 /// What a listener gets whose deadline passed: the list made before, else what is played now.

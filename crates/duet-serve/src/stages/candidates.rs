@@ -31,7 +31,7 @@ pub(crate) fn run(engine: &Engine, drafts: &mut [Draft<'_>]) {
                 Ok(Some(candidates)) => (draft.source, draft.candidates) = (Source::Baseline, candidates),
                 Ok(None) => draft.fall_back(engine, Some(BASELINE_FAILED)),
                 Err(error) => {
-                    tracing::error!(%error, baseline = name, "a baseline failed");
+                    tracing::error!(%error, baseline = %name, "a baseline failed");
                     draft.fall_back(engine, Some(BASELINE_FAILED));
                 }
             },
