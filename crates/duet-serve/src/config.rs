@@ -296,9 +296,9 @@ impl ServeConfig {
                 &format!("given once each; {:?} is twice there", variant.name),
             )?;
             check(
-                variant.share.is_finite() && (0.0..=1.0).contains(&variant.share),
+                variant.share > 0.0 && variant.share <= 1.0,
                 "variants.share",
-                &format!("between 0 and 1, also for {:?}", variant.name),
+                &format!("above 0 and at most 1, also for {:?}", variant.name),
             )?;
             check(
                 !variant.recommender.is_empty(),
