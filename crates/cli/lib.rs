@@ -32,6 +32,7 @@ mod privacy;
 mod recommend;
 mod reproduce;
 mod run;
+mod serve;
 mod similar;
 mod source;
 mod train;
@@ -71,6 +72,7 @@ enum Command {
     Promote(champion::PromoteArgs),
     Rollback(champion::RollbackArgs),
     Run(run::RunArgs),
+    Serve(serve::ServeArgs),
     Recommend(recommend::RecommendArgs),
     Similar(similar::SimilarArgs),
     Inspect(inspect::InspectArgs),
@@ -122,7 +124,7 @@ const WORSE: u8 = 3;
 pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
     parsed(arguments, |cli: Cli, out| {
         let base = match cli.command {
-            Command::Train(_) | Command::Ingest(_) | Command::Run(_) => logging::EVERY_EPOCH,
+            Command::Train(_) | Command::Ingest(_) | Command::Run(_) | Command::Serve(_) => logging::EVERY_EPOCH,
             _ => logging::WARNINGS,
         };
         cli.log.init(base);
@@ -139,6 +141,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
             Command::Promote(args) => champion::promote(args, out),
             Command::Rollback(args) => champion::rollback(args, out),
             Command::Run(args) => run::run(args, out),
+            Command::Serve(args) => serve::run(args, out),
             Command::Recommend(args) => recommend::run(args, out),
             Command::Similar(args) => similar::run(args, out),
             Command::Inspect(args) => inspect::run(args, out),
