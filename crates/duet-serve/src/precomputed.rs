@@ -15,7 +15,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -39,7 +39,6 @@ use parquet::{
     file::{metadata::KeyValue, properties::WriterProperties},
 };
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use tokio::sync::OnceCell;
 
 use crate::config::PrecomputedConfig;
 
@@ -49,6 +48,9 @@ pub const REDIS_TIMEOUT: Duration = Duration::from_millis(20);
 pub const REDIS_PAUSE: Duration = Duration::from_secs(1);
 /// How long connecting to Redis may take; whoever waits for a list does not wait so long.
 const REDIS_CONNECT: Duration = Duration::from_secs(1);
+/// How long `duet precompute` waits for a connection, and for a tile to be stored.
+const WRITER_CONNECT: Duration = Duration::from_secs(5);
+const WRITER_TIMEOUT: Duration = Duration::from_secs(60);
 
 const BUNDLE_KEY: &str = "duet.bundle";
 const ITEMS_KEY: &str = "duet.items";
@@ -364,7 +366,7 @@ fn redis_key(prefix: &str, bundle: &str, user_id: &str) -> String {
 struct RedisLists {
     client: redis::Client,
     /// Made at the first question: it belongs to the runtime that asks.
-    manager: OnceCell<ConnectionManager>,
+    manager: OnceLock<ConnectionManager>,
     prefix: String,
     started: Instant,
     /// Milliseconds since `started` before which nothing is asked.
@@ -382,7 +384,7 @@ impl RedisLists {
     fn new(url: &str, prefix: &str) -> Result<Self> {
         Ok(Self {
             client: client(url)?,
-            manager: OnceCell::new(),
+            manager: OnceLock::new(),
             prefix: prefix.to_owned(),
             started: Instant::now(),
             paused_until: AtomicU64::new(0),
@@ -414,14 +416,17 @@ impl RedisLists {
     }
 
     async fn ask(&self, user_id: &str, bundle: &str) -> redis::RedisResult<Option<Vec<u8>>> {
-        let lazy = || async {
-            let config = ConnectionManagerConfig::new()
-                .set_number_of_retries(1)
-                .set_connection_timeout(Some(REDIS_CONNECT))
-                .set_response_timeout(Some(REDIS_TIMEOUT));
-            ConnectionManager::new_lazy_with_config(self.client.clone(), config)
+        let mut manager = match self.manager.get() {
+            Some(manager) => manager.clone(),
+            None => {
+                let config = ConnectionManagerConfig::new()
+                    .set_number_of_retries(1)
+                    .set_connection_timeout(Some(REDIS_CONNECT))
+                    .set_response_timeout(Some(REDIS_TIMEOUT));
+                let manager = ConnectionManager::new_lazy_with_config(self.client.clone(), config)?;
+                self.manager.get_or_init(|| manager).clone()
+            }
         };
-        let mut manager = self.manager.get_or_try_init(lazy).await?.clone();
         redis::cmd("GET").arg(redis_key(&self.prefix, bundle, user_id)).query_async(&mut manager).await
     }
 
@@ -479,7 +484,9 @@ impl RedisWriter {
     /// # Errors
     /// [`Error::Input`] for a URL that is none; [`Error::Io`] if nobody answers.
     pub fn connect(url: &str, prefix: &str, bundle: &str, expires: Duration) -> Result<Self> {
-        let connection = client(url)?.get_connection_with_timeout(Duration::from_secs(5)).map_err(refused)?;
+        let connection = client(url)?.get_connection_with_timeout(WRITER_CONNECT).map_err(refused)?;
+        connection.set_read_timeout(Some(WRITER_TIMEOUT)).map_err(refused)?;
+        connection.set_write_timeout(Some(WRITER_TIMEOUT)).map_err(refused)?;
         Ok(Self { connection, prefix: prefix.to_owned(), bundle: bundle.to_owned(), expires })
     }
 
@@ -621,7 +628,8 @@ mod tests {
         let url = std::env::var("REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379".to_owned());
         let place = url.rsplit('@').next().unwrap_or_default().trim_start_matches("redis://");
         let place = place.split('/').next().unwrap_or_default();
-        if TcpStream::connect(place).is_ok() {
+        let place = if place.contains(':') { place.to_owned() } else { format!("{place}:6379") };
+        if TcpStream::connect(&place).is_ok() {
             return Some(url);
         }
         assert!(std::env::var("DUET_REQUIRE_SERVICES").as_deref() != Ok("1"), "no Redis at {place}");

@@ -117,11 +117,6 @@ impl Segments {
         Ok(Self { dir: dir.to_path_buf(), options, clock, disk, open: None, _lock: lock })
     }
 
-    /// Where the segments are.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// Appends whole lines; they survive the process, not the machine, until the segment is closed.
     ///
     /// # Errors

@@ -48,12 +48,12 @@ impl Arm {
     /// [`Error::Input`] listing the names there are.
     pub fn parse(name: &str) -> Result<Self> {
         // No bundle holds the truth that the oracle knows.
-        let mut baselines =
+        let baselines =
             Baseline::ALL.into_iter().filter(|&baseline| baseline != Baseline::Oracle).map(Baseline::as_str);
         match name {
             TWO_TOWER => Ok(Self::TwoTower),
             name if baselines.clone().any(|baseline| baseline == name) => Ok(Self::Baseline(name.to_owned())),
-            name => Err(Error::unknown("recommender", name, std::iter::once(TWO_TOWER).chain(&mut baselines))),
+            name => Err(Error::unknown("recommender", name, std::iter::once(TWO_TOWER).chain(baselines))),
         }
     }
 }
@@ -94,7 +94,7 @@ impl Variants {
             return Err(Error::input("variants: at least one is needed, e.g. one with share = 1"));
         }
         let mut variants: Vec<Arc<Variant>> = Vec::with_capacity(configs.len());
-        let (mut ends, mut sum) = (Vec::with_capacity(configs.len()), 0.0);
+        let (mut ends, mut sum) = (Vec::with_capacity(configs.len()), 0.0_f64);
         for VariantConfig { name, share, recommender, rerank } in configs {
             if name.trim().is_empty() {
                 return Err(Error::input("variants: every variant needs a name"));
@@ -223,7 +223,7 @@ mod tests {
 
         /// Counts are binomial: six standard deviations are left room, and a share of 1 takes all.
         #[test]
-        fn everybody_has_one_variant_by_the_shares(weights in prop::collection::vec(0.05..1.0_f64, 1..6), key: [u8; 16]) {
+        fn everybody_has_one_variant_by_the_shares(weights in prop::collection::vec(0.05..1.0_f64, 1..6), key in any::<[u8; 16]>()) {
             const USERS: usize = 20_000;
             let sum: f64 = weights.iter().sum();
             let configs: Vec<VariantConfig> =
@@ -245,7 +245,7 @@ mod tests {
 
         /// Moving share between neighbours moves nobody between others, and nobody against the stream.
         #[test]
-        fn a_change_of_shares_moves_only_those_it_must(given in 0.0..0.3_f64, key: [u8; 16]) {
+        fn a_change_of_shares_moves_only_those_it_must(given in 0.0..0.3_f64, key in any::<[u8; 16]>()) {
             let shares = |first: f64| {
                 let configs = [config("a", first, "random"), config("b", 0.7 - first, "random"), config("c", 0.3, "random")];
                 Variants::new(&configs, &key).unwrap()
