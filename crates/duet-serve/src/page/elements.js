@@ -58,7 +58,8 @@ export function table(caption, head, rows) {
   return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
     element("table", {},
       element("caption", {}, caption),
-      element("thead", {}, element("tr", {}, head.map((name) => element("th", { scope: "col" }, name)))),
+      element("thead", {}, element("tr", {}, head.map((name, at) =>
+        element("th", { scope: "col", class: typeof rows[0]?.[at] === "number" ? "number" : undefined }, name)))),
       element("tbody", {}, rows.map(([first, ...rest]) =>
         element("tr", {}, cell("th", first, { scope: "row" }), rest.map((value) => cell("td", value)))))));
 }

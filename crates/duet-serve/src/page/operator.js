@@ -84,7 +84,7 @@ export class Operator {
       tile.line.replaceChildren(sparkline(tile.past, range));
     });
     const facts = [
-      ["Champion", status.bundle], ["Opened", moment(status.bundle_opened_at)], ["Artists", number(status.items)], ["Listeners", number(status.users)],
+      ["Bundle served", status.bundle], ["Opened", moment(status.bundle_opened_at)], ["Artists", number(status.items)], ["Listeners", number(status.users)],
       ["Process up for", duration(status.uptime_seconds)], ["Requests in all", number(status.requests_total)],
     ];
     this.facts.replaceChildren(...facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value ?? "–"))));

@@ -3,7 +3,7 @@
 import { Refused, ask } from "./api.js";
 import { bar, element, number } from "./elements.js";
 import { Notice } from "./notice.js";
-import { DEEDS, counted, degraded, source } from "./words.js";
+import { DEEDS, degraded, source } from "./words.js";
 
 const IMPRESSION_DELAY_MS = 600;
 // What a press on "Play" and "Skip" stands for: a song to its end, and one given up.
@@ -15,6 +15,11 @@ const DEEDS_SHOWN = [
   ["listen", "Play", { ms_played: PLAYED_MS }],
   ["skip", "Skip", { ms_played: SKIPPED_MS }],
 ];
+
+// Scores are read against each other: as many places for all of them.
+function score(value) {
+  return Number.isFinite(value) ? value.toFixed(3) : "–";
+}
 
 export class Shelf {
   // `visit`: the listener, what is followed, what was done; `wishes()`: k, filter, exclude_seen.
@@ -116,7 +121,7 @@ export class Shelf {
       counts.fresh > 0 && `${counts.fresh} new`,
       counts.up > 0 && `${counts.up} moved up`,
       counts.down > 0 && `${counts.down} moved down`,
-      gone.length > 0 && `${counted(gone.length, "left", "left")}: ${gone.slice(0, 3).join(", ")}${gone.length > 3 ? " …" : ""}`,
+      gone.length > 0 && `${gone.length} left (${gone.slice(0, 3).join(", ")}${gone.length > 3 ? ", …" : ""})`,
     ].filter(Boolean);
     const outcome = parts.length > 0 ? `The list changed: ${parts.join(", ")}.` : "The list stayed as it was.";
     this.changes.textContent = deed ? `You ${deed}. ${outcome}` : outcome;
@@ -135,7 +140,7 @@ export class Shelf {
         element("p", { class: "name", id: title }, item.name, " ",
           change && element("span", { class: `mark ${change[0]}` },
             element("span", { "aria-hidden": "true" }, change[1]), element("span", { class: "unseen" }, `, ${change[2]}`))),
-        element("p", { class: "score" }, bar(share), element("span", {}, element("span", { class: "unseen" }, "score "), number(item.score))),
+        element("p", { class: "score" }, bar(share), element("span", {}, element("span", { class: "unseen" }, "score "), score(item.score))),
         this.reasons(item)),
       element("div", { class: "deeds", role: "group", "aria-label": item.name },
         DEEDS_SHOWN.map(([type, label, rest]) => act(type, label, rest)),
@@ -177,7 +182,7 @@ export class Shelf {
     try {
       await this.send();
       this.notice.clear();
-      if (deed) await this.load(deed);
+      if (deed && this.outbox.off === null) await this.load(deed);
     } catch (error) {
       this.notice.show(error, () => this.sendAgain(deed));
     }
@@ -187,7 +192,7 @@ export class Shelf {
     if (this.panel.hasAttribute("aria-busy")) return;
     this.outbox.add(type, this.visit.listener, this.kind, item.item_id, this.list.request_id, item.position, rest);
     if (type === "follow") this.visit.followed.add(item.item_id);
-    if (type === "unfollow") this.visit.followed.delete(item.item_id);
+    else if (type === "unfollow") this.visit.followed.delete(item.item_id);
     const deed = `${DEEDS[type]} ${item.name}`;
     this.panel.setAttribute("aria-busy", "true");
     await this.sendAgain(deed);
