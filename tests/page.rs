@@ -1,10 +1,11 @@
 //! The web page of `duet serve` in a real browser: Chromium, driven through chromedriver.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -135,8 +136,8 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        let asked = Command::new("kill").arg(self.process.id().to_string()).status();
-        if !asked.is_ok_and(|status| status.success()) {
+        // A signal would leave the browsers behind.
+        if ask(self.port, "GET", "/shutdown", "").is_none() {
             let _ = self.process.kill();
         }
         let _ = self.process.wait();
@@ -446,19 +447,19 @@ fn an_operator_sees_figures_and_when_the_service_goes() {
     });
 }
 
+/// A file of keys with one, "sesame", which may do everything.
+fn with_key(dir: &Path, more: &str) -> String {
+    let (keys, scopes) = (dir.join("keys.toml"), "[\"lists\", \"events\", \"operate\"]");
+    let digest = "d0c04f4b1951e4aeaaec8223ed2039e542f3aae805a6fa7f6d794e5afff5d272";
+    let one = format!("[[keys]]\nname = \"page\"\nsha256 = \"{digest}\"\nscopes = {scopes}\n{more}");
+    fs::write(&keys, one).expect("keys");
+    format!("[keys]\nfile = {:?}\n", text(&keys))
+}
+
 #[test]
 fn a_key_is_asked_for_and_switched_off_events_are_said() {
-    // SHA-256 of "sesame".
-    let key = "d0c04f4b1951e4aeaaec8223ed2039e542f3aae805a6fa7f6d794e5afff5d272";
-    let with_key = |dir: &Path| {
-        let keys: PathBuf = dir.join("keys.toml");
-        let scopes = "[\"lists\", \"events\", \"operate\"]";
-        let one = format!("[[keys]]\nname = \"page\"\nsha256 = \"{key}\"\nscopes = {scopes}\n");
-        fs::write(&keys, one).expect("keys");
-        format!("[keys]\nfile = {:?}\n", text(&keys))
-    };
     in_browser(async |browser| {
-        let service = Service::start(with_key);
+        let service = Service::start(|dir| with_key(dir, ""));
         browser.go(&service.address()).await;
         let listener = listener();
         browser.keys("#who", &listener).await;
@@ -469,7 +470,7 @@ fn a_key_is_asked_for_and_switched_off_events_are_said() {
         let console = browser.console();
         assert!(!console.is_empty() && console.iter().all(|line| line.contains("401")), "{console:?}");
 
-        browser.keys("#key", &("sesame".to_owned() + &Key::Enter)).await;
+        browser.keys("#key", &format!("sesame{}", Key::Enter)).await;
         browser.until(LISTED).await;
         assert_eq!(browser.value("document.querySelector('#artists .notice.bad').hidden").await, json!(true));
         let kept = "JSON.stringify([localStorage.length, document.cookie, document.getElementById('key').value])";
@@ -487,5 +488,25 @@ fn a_key_is_asked_for_and_switched_off_events_are_said() {
         browser.click("#key-forget").await;
         browser.click("#view-operator").await;
         browser.until("!document.getElementById('key-form').hidden").await;
+    });
+}
+
+#[test]
+fn what_was_too_much_is_sent_again_by_itself() {
+    in_browser(async |browser| {
+        // One request at once and one every four seconds: the list is the first, its impressions are one too many.
+        let slow = "requests_per_second = 0.25\nburst = 1\n";
+        let service = Service::start(|dir| with_events(dir) + &with_key(dir, slow));
+        browser.go(&service.address()).await;
+        browser.value("sessionStorage.setItem('duet.key', 'sesame')").await;
+        browser.log_in("somebody new").await;
+        browser.until("document.getElementById('artists').innerText.includes('Too many requests.')").await;
+        browser.picture("too-many").await;
+        browser.until("!document.querySelector('#artists .notice.bad:not([hidden])')").await;
+        browser.until("document.querySelectorAll('#artists .items button:disabled').length === 0").await;
+        let events = service.journal();
+        let ids: BTreeSet<&str> = events.iter().filter_map(|event| event["event_id"].as_str()).collect();
+        assert!(!events.is_empty() && ids.len() == events.len(), "{events:?}");
+        assert!(events.iter().all(|event| event["type"] == "impression" && event["user_id"] == "somebody new"));
     });
 }

@@ -47,7 +47,11 @@ export class Notice {
         clearInterval(this.timer);
         again();
       };
-      parts.push(element("p", { class: "row" }, element("button", { type: "button", class: "again", onclick: () => { this.tries = 0; now(); } }, "Try again"), left));
+      const press = () => {
+        this.tries = 0;
+        now();
+      };
+      parts.push(element("p", { class: "row" }, element("button", { type: "button", class: "again", onclick: press }, "Try again"), left));
       this.tries += 1;
       if (this.tries <= TRIES && !patient) {
         let seconds = error.retryAfter ?? WAIT_SECONDS * this.tries;

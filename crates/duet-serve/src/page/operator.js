@@ -27,7 +27,8 @@ export class Operator {
     this.notice = new Notice();
     this.tiles = FIGURES.map(([title, , , note]) => {
       const [figure, line] = [element("dd", { class: "figure" }, "–"), element("dd", { class: "line" })];
-      return { figure, line, past: [], tile: element("div", { class: "tile" }, element("dt", {}, title), figure, line, element("dd", { class: "note" }, note)) };
+      const tile = element("div", { class: "tile" }, element("dt", {}, title), figure, line, element("dd", { class: "note" }, note));
+      return { tile, figure, line, past: [] };
     });
     this.when = element("span", { class: "note" });
     this.pause = element("button", { type: "button", "aria-pressed": "false", onclick: () => this.toggle() }, "Pause");
@@ -79,12 +80,13 @@ export class Operator {
       tile.past.push(Number.isFinite(value) ? value : NaN);
       tile.past.splice(0, tile.past.length - KEPT);
       const known = tile.past.filter(Number.isFinite);
-      const range = known.length > 1 ? `${title}: between ${write(Math.min(...known))} and ${write(Math.max(...known))} since you look` : title;
+      const range = known.length > 1 ? `between ${write(Math.min(...known))} and ${write(Math.max(...known))} since you look` : "no line yet";
       tile.figure.textContent = Number.isFinite(value) ? write(value) : "–";
-      tile.line.replaceChildren(sparkline(tile.past, range));
+      tile.line.replaceChildren(sparkline(tile.past, `${title}: ${range}`));
     });
     const facts = [
-      ["Bundle served", status.bundle], ["Opened", moment(status.bundle_opened_at)], ["Artists", number(status.items)], ["Listeners", number(status.users)],
+      ["Bundle served", status.bundle], ["Opened", moment(status.bundle_opened_at)],
+      ["Artists", number(status.items)], ["Listeners", number(status.users)],
       ["Process up for", duration(status.uptime_seconds)], ["Requests in all", number(status.requests_total)],
     ];
     this.facts.replaceChildren(...facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value ?? "–"))));
@@ -157,7 +159,8 @@ function monitorParts(monitor) {
 }
 
 function driftRows(drift) {
-  const list = Array.isArray(drift) ? drift : Object.entries(drift ?? {}).map(([name, one]) => (typeof one === "number" ? { name, psi: one } : { name, ...one }));
+  const named = ([name, one]) => (typeof one === "number" ? { name, psi: one } : { name, ...one });
+  const list = Array.isArray(drift) ? drift : Object.entries(drift ?? {}).map(named);
   return list.map((one) => [one.name ?? one.feature ?? one.column, one.psi, one.verdict ?? one.level ?? grade(one.psi)])
     .sort((left, right) => (right[1] ?? 0) - (left[1] ?? 0));
 }

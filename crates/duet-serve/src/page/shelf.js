@@ -3,17 +3,18 @@
 import { Refused, ask } from "./api.js";
 import { bar, element, number } from "./elements.js";
 import { Notice } from "./notice.js";
-import { DEEDS, degraded, source } from "./words.js";
+import { DEEDS, counted, degraded, source } from "./words.js";
 
 const IMPRESSION_DELAY_MS = 600;
-// What a press on "Play" and "Skip" stands for: a song to its end, and one given up.
+// What a press on "Play" and "Skip" stands for: a song to its end, and one given up. Played from a list, an item was picked from it too.
 const PLAYED_MS = 210_000;
 const SKIPPED_MS = 4_000;
 
-const DEEDS_SHOWN = [
-  ["click", "Open"],
-  ["listen", "Play", { ms_played: PLAYED_MS }],
-  ["skip", "Skip", { ms_played: SKIPPED_MS }],
+// Each press: its name, the button's, the events it makes.
+const PRESSES = [
+  ["click", "Open", [["click"]]],
+  ["listen", "Play", [["click"], ["listen", { ms_played: PLAYED_MS }]]],
+  ["skip", "Skip", [["skip", { ms_played: SKIPPED_MS }]]],
 ];
 
 // Scores are read against each other: as many places for all of them.
@@ -26,12 +27,16 @@ export class Shelf {
   constructor(kind, panel, outbox, visit, wishes) {
     Object.assign(this, { kind, panel, outbox, visit, wishes });
     this.notice = new Notice();
+    // Apart, so that events that arrive do not wipe away what is wrong with the list.
+    this.lost = new Notice();
     this.about = element("div", { class: "about" });
-    this.items = element("ol", { class: "items" });
+    this.items = element("ol", { class: "items", role: "list" });
+    this.told = element("p", { class: "unseen", role: "status" });
     this.changes = element("p", { class: "changes", role: "status" });
     this.off = element("p", { class: "notice", hidden: true });
-    panel.replaceChildren(this.notice.box, this.about, this.off, this.changes, this.items);
+    panel.replaceChildren(this.notice.box, this.lost.box, this.about, this.off, this.told, this.changes, this.items);
     this.list = null;
+    this.pressed = [];
     this.turn = 0;
     this.seen = new IntersectionObserver((entries) => this.shown(entries), { threshold: 0.5 });
   }
@@ -87,7 +92,8 @@ export class Shelf {
     this.items.replaceChildren(...rows);
     this.describe(list, took);
     if (before) this.tell(before, list, counts, deed);
-    else this.changes.textContent = list.items.length > 0 ? "" : "Nothing fits what was asked for.";
+    else this.told.textContent = `${counted(list.items.length, this.kind, `${this.kind}s`)}. ${source(list.source)}`;
+    if (list.items.length === 0) this.changes.textContent = "Nothing fits what was asked for.";
     this.refocus(focus);
     this.impressions = new Set();
     for (const row of rows) this.seen.observe(row);
@@ -129,9 +135,8 @@ export class Shelf {
 
   row(item, share, change) {
     const title = `${this.kind}-${item.position}-name`;
-    const act = (type, label, rest) => element("button", {
-      type: "button", "data-deed": type, disabled: this.outbox.off !== null, "aria-label": `${label} ${item.name}`,
-      onclick: () => this.act(type, item, rest),
+    const button = (deed, label, press, more = {}) => element("button", {
+      type: "button", "data-deed": deed, "aria-label": `${label} ${item.name}`, disabled: this.outbox.off !== null, onclick: press, ...more,
     }, label);
     const followed = this.visit.followed.has(item.item_id);
     return element("li", { "data-item": item.item_id, "data-position": item.position, class: change?.[0], "aria-labelledby": title },
@@ -143,17 +148,16 @@ export class Shelf {
         element("p", { class: "score" }, bar(share), element("span", {}, element("span", { class: "unseen" }, "score "), score(item.score))),
         this.reasons(item)),
       element("div", { class: "deeds", role: "group", "aria-label": item.name },
-        DEEDS_SHOWN.map(([type, label, rest]) => act(type, label, rest)),
-        element("button", {
-          type: "button", "data-deed": "follow", "aria-pressed": String(followed), "aria-label": `Follow ${item.name}`, disabled: this.outbox.off !== null,
-          onclick: () => this.act(followed ? "unfollow" : "follow", item),
-        }, followed ? "Following" : "Follow")));
+        PRESSES.map(([type, label, events]) => button(type, label, () => this.act(type, item, events))),
+        button("follow", "Follow", () => this.act(followed ? "unfollow" : "follow", item), { "aria-pressed": String(followed) })));
   }
 
   reasons(item) {
     const reasons = item.reasons ?? [];
     if (reasons.length === 0) return null;
-    const parts = reasons.flatMap((reason, at) => [at > 0 && ", ", element("b", {}, reason.name), Number.isFinite(reason.share) && ` (${number(100 * reason.share, 0)} %)`]);
+    const parts = reasons.flatMap((reason, at) => [
+      at > 0 && ", ", element("b", {}, reason.name), Number.isFinite(reason.share) && ` (${number(100 * reason.share, 0)}\u00a0%)`,
+    ]);
     return element("p", { class: "reasons" }, "because you listened to ", parts);
   }
 
@@ -161,12 +165,12 @@ export class Shelf {
   shown(entries) {
     for (const { isIntersecting, target } of entries) {
       const item = target.dataset.item;
-      if (!isIntersecting || this.impressions.has(item)) continue;
+      if (!isIntersecting || !target.isConnected || this.impressions.has(item)) continue;
       this.impressions.add(item);
       this.outbox.add("impression", this.visit.listener, this.kind, item, this.list.request_id, Number(target.dataset.position));
     }
     clearTimeout(this.sending);
-    this.sending = setTimeout(() => this.send().catch((error) => this.notice.show(error, () => this.sendAgain())), IMPRESSION_DELAY_MS);
+    this.sending = setTimeout(() => this.deliver(), IMPRESSION_DELAY_MS);
   }
 
   async send() {
@@ -178,33 +182,44 @@ export class Shelf {
     for (const button of this.items.querySelectorAll("button")) button.disabled = true;
   }
 
-  async sendAgain(deed) {
+  // Sends what waits. What was pressed counts once it has arrived, whichever try it came with; then the list is asked for again.
+  async deliver() {
     try {
       await this.send();
-      this.notice.clear();
-      if (deed && this.outbox.off === null) await this.load(deed);
     } catch (error) {
-      this.notice.show(error, () => this.sendAgain(deed));
+      this.lost.show(error, () => this.deliver());
+      return;
     }
+    this.lost.clear();
+    const pressed = this.pressed.splice(0);
+    if (pressed.length === 0 || this.outbox.off !== null) return;
+    for (const { done } of pressed) done();
+    await this.load(pressed.at(-1).words);
   }
 
-  async act(type, item, rest = {}) {
+  async act(type, item, events = [[type]]) {
     if (this.panel.hasAttribute("aria-busy")) return;
-    this.outbox.add(type, this.visit.listener, this.kind, item.item_id, this.list.request_id, item.position, rest);
-    if (type === "follow") this.visit.followed.add(item.item_id);
-    else if (type === "unfollow") this.visit.followed.delete(item.item_id);
-    const deed = `${DEEDS[type]} ${item.name}`;
+    for (const [event, rest] of events) {
+      this.outbox.add(event, this.visit.listener, this.kind, item.item_id, this.list.request_id, item.position, rest);
+    }
+    const words = `${DEEDS[type]} ${item.name}`;
+    const done = () => {
+      if (type === "follow") this.visit.followed.add(item.item_id);
+      else if (type === "unfollow") this.visit.followed.delete(item.item_id);
+      this.visit.did(words);
+    };
     this.panel.setAttribute("aria-busy", "true");
-    await this.sendAgain(deed);
+    this.pressed.push({ words, done });
+    await this.deliver();
     this.panel.removeAttribute("aria-busy");
-    if (this.outbox.off === null) this.visit.did(deed);
   }
 
   // Which button of which item has the keyboard, so that a new list leaves it there.
   focus() {
     const active = document.activeElement;
     const row = active?.closest?.("li[data-item]");
-    return row && this.items.contains(row) ? { item: row.dataset.item, position: Number(row.dataset.position), deed: active.dataset.deed } : null;
+    if (!row || !this.items.contains(row)) return null;
+    return { item: row.dataset.item, position: Number(row.dataset.position), deed: active.dataset.deed };
   }
 
   refocus(focus) {
@@ -219,6 +234,7 @@ export class Shelf {
     clearTimeout(this.sending);
     this.seen.disconnect();
     this.notice.clear();
+    this.lost.clear();
     this.panel.replaceChildren();
   }
 }
