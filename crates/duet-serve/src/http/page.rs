@@ -28,7 +28,7 @@ macro_rules! asset {
     };
 }
 
-static ASSETS: [Asset; 14] = [
+static ASSETS: [Asset; 15] = [
     asset!("/", HTML, "index.html"),
     asset!("/page/style.css", STYLE, "style.css"),
     asset!("/page/icon.svg", ICON, "icon.svg"),
@@ -36,6 +36,7 @@ static ASSETS: [Asset; 14] = [
     asset!("/page/api.js", SCRIPT, "api.js"),
     asset!("/page/elements.js", SCRIPT, "elements.js"),
     asset!("/page/listener.js", SCRIPT, "listener.js"),
+    asset!("/page/monitor.js", SCRIPT, "monitor.js"),
     asset!("/page/notice.js", SCRIPT, "notice.js"),
     asset!("/page/operator.js", SCRIPT, "operator.js"),
     asset!("/page/outbox.js", SCRIPT, "outbox.js"),

@@ -2,6 +2,7 @@
 
 import { ask } from "./api.js";
 import { bar, duration, element, moment, number, percent, sparkline, table } from "./elements.js";
+import { monitorCard } from "./monitor.js";
 import { Notice } from "./notice.js";
 import { source } from "./words.js";
 
@@ -90,7 +91,7 @@ export class Operator {
       ["Process up for", duration(status.uptime_seconds)], ["Requests in all", number(status.requests_total)],
     ];
     this.facts.replaceChildren(...facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value ?? "–"))));
-    this.replaceMore([this.sources(status), this.variants(status), this.drift(status.monitor), this.swaps(status), this.champions(status)]);
+    this.replaceMore([this.sources(status), this.variants(status), monitorCard(status.monitor), this.swaps(status), this.champions(status)]);
   }
 
   // Only what changed is drawn anew: a box being scrolled or read stays.
@@ -137,37 +138,4 @@ export class Operator {
           lines.map((line) => [moment(line.at), line.action, line.bundle, line.before]))
         : element("p", { class: "note" }, "The bundle is served from a path without a history of champions."));
   }
-
-  drift(monitor) {
-    const title = element("h3", {}, "Monitor");
-    if (!monitor) {
-      return element("section", { class: "card" }, title, element("p", { class: "note" }, "No report of duet monitor is configured (monitor.file)."));
-    }
-    return element("section", { class: "card" }, title, monitorParts(monitor));
-  }
-}
-
-// The parts of a monitor's report this page knows; the report itself has more.
-function monitorParts(monitor) {
-  const parts = [];
-  const verdict = typeof monitor.verdict === "string" ? monitor.verdict : monitor.verdict?.sentence;
-  if (verdict) parts.push(element("p", { class: "source" }, verdict));
-  const drift = driftRows(monitor.drift);
-  if (drift.length > 0) parts.push(table("Drift against the training data (PSI)", ["what", "PSI", "verdict"], drift));
-  if (parts.length === 0) parts.push(element("p", { class: "note" }, "The report holds no drift."));
-  return parts;
-}
-
-function driftRows(drift) {
-  const named = ([name, one]) => (typeof one === "number" ? { name, psi: one } : { name, ...one });
-  const list = Array.isArray(drift) ? drift : Object.entries(drift ?? {}).map(named);
-  return list.map((one) => [one.name ?? one.feature ?? one.column, one.psi, one.verdict ?? one.level ?? grade(one.psi)])
-    .sort((left, right) => (right[1] ?? 0) - (left[1] ?? 0));
-}
-
-// The usual reading of PSI.
-function grade(psi) {
-  if (!Number.isFinite(psi)) return "unknown";
-  if (psi < 0.1) return "steady";
-  return psi < 0.25 ? "moved" : "drifted";
 }
