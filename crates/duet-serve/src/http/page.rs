@@ -99,7 +99,7 @@ mod tests {
         if let Some(have) = have {
             request = request.header(header::IF_NONE_MATCH, have);
         }
-        routes::<()>(enabled).with_state(()).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+        routes::<()>(enabled).oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
     }
 
     #[tokio::test]
@@ -130,6 +130,8 @@ mod tests {
     #[test]
     fn files_name_only_each_other_and_nothing_inline() {
         let addresses: Vec<&str> = ASSETS.iter().map(|asset| asset.path).collect();
+        let place = concat!(env!("CARGO_MANIFEST_DIR"), "/src/page");
+        assert_eq!(std::fs::read_dir(place).unwrap().count(), ASSETS.len(), "a file is not served");
         for asset in &ASSETS {
             let text = std::str::from_utf8(asset.body).unwrap();
             let outside = text.replace("http://www.w3.org/2000/svg", "");

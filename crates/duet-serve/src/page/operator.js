@@ -91,7 +91,7 @@ export class Operator {
       ["Process up for", duration(status.uptime_seconds)], ["Requests in all", number(status.requests_total)],
     ];
     this.facts.replaceChildren(...facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value ?? "–"))));
-    this.replaceMore([this.sources(status), this.variants(status), monitorCard(status.monitor), this.swaps(status), this.champions(status)]);
+    this.replaceMore([this.sources(status), this.variants(status), this.swaps(status), monitorCard(status.monitor), this.champions(status)]);
   }
 
   // Only what changed is drawn anew: a box being scrolled or read stays.
