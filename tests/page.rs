@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
@@ -27,25 +27,31 @@ struct Service {
     process: Child,
     port: u16,
     dir: TempDir,
+    /// Closed, it would fail what still writes into it.
+    _output: BufReader<ChildStdout>,
 }
 
 impl Service {
     /// Starts it and waits until it is ready. `settings`: what follows the address in its configuration.
     fn start(settings: impl Fn(&Path) -> String) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
         let (bundle, rest) = (workshop().path("bundle"), settings(dir.path()));
         let (config, log) = (dir.path().join("serve.toml"), dir.path().join("serve.log"));
-        let head = format!("bundle = {:?}\nlisten = \"127.0.0.1:{port}\"\n", text(&bundle));
+        let head = format!("bundle = {:?}\nlisten = \"127.0.0.1:0\"\n", text(&bundle));
         fs::write(&config, head + &rest).expect("a configuration");
-        let output = fs::File::create(&log).expect("a log");
+        let said = || fs::read_to_string(&log).unwrap_or_default();
         let mut command = command("duet", &["serve", "--config", text(&config)]);
-        command.stdout(output.try_clone().expect("a log")).stderr(output).stdin(Stdio::null());
-        let mut service = Self { process: command.spawn().expect("the binary starts"), port, dir };
+        command.stdout(Stdio::piped()).stderr(fs::File::create(&log).expect("a log")).stdin(Stdio::null());
+        let mut process = command.spawn().expect("the binary starts");
+        let mut output = BufReader::new(process.stdout.take().expect("its output"));
+        let mut line = String::new();
+        output.read_line(&mut line).expect("a line");
+        let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok());
+        let port = port.unwrap_or_else(|| panic!("duet serve does not say where it listens: {line:?}\n{}", said()));
+        let mut service = Self { process, port, dir, _output: output };
         let began = Instant::now();
         while !matches!(ask(port, "GET", "/readyz", ""), Some((200, _))) {
             let ended = service.process.try_wait().expect("a process");
-            let said = || fs::read_to_string(&log).unwrap_or_default();
             assert!(ended.is_none() && began.elapsed() < PATIENCE, "duet serve is not ready: {ended:?}\n{}", said());
             std::thread::sleep(Duration::from_millis(50));
         }

@@ -106,7 +106,7 @@ export class Operator {
   }
 
   sources(status) {
-    const counts = Object.entries(status.sources ?? {});
+    const counts = Object.entries(status.sources ?? {}).filter(([, count]) => count > 0);
     const all = counts.reduce((sum, [, count]) => sum + count, 0);
     const rows = counts.sort(([, left], [, right]) => right - left).map(([name, count]) => element("li", {},
       element("span", {}, element("b", {}, name.replaceAll("_", " ")), ` ${number(count)} (${percent(count / Math.max(1, all))})`),
@@ -127,7 +127,7 @@ export class Operator {
     return element("section", { class: "card" }, element("h3", {}, "Swaps of the bundle"),
       swaps.length > 0
         ? table("Swaps, the newest first", ["when", "bundle", "outcome"], swaps.map((swap) => [moment(swap.at), swap.bundle, swap.outcome]))
-        : element("p", { class: "note" }, "None since this process started."));
+        : element("p", { class: "note" }, "None yet."));
   }
 
   champions(status) {

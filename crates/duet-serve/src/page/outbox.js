@@ -2,7 +2,10 @@
 
 import { Refused, ask, uuid } from "./api.js";
 
-const MOST_A_REQUEST = 1000;
+// Well within the size of a body that the service takes.
+const MOST_A_REQUEST = 200;
+// Browsers carry on with 64 KiB when a page is left.
+const MOST_KEPT_ALIVE = 100;
 const MOST_WAITING = 5000;
 
 export class Outbox {
@@ -37,7 +40,7 @@ export class Outbox {
   async sendAll(keepalive) {
     const rejected = [];
     while (this.waiting.length > 0) {
-      const events = this.waiting.slice(0, keepalive ? 100 : MOST_A_REQUEST);
+      const events = this.waiting.slice(0, keepalive ? MOST_KEPT_ALIVE : MOST_A_REQUEST);
       const sent = new Set(events);
       let answer;
       try {
@@ -46,7 +49,7 @@ export class Outbox {
         if (!(error instanceof Refused) || error.passes || error.status === 401) throw error;
         // Asking again would be refused again.
         this.waiting = this.waiting.filter((event) => !sent.has(event));
-        if (error.status !== 404) throw error;
+        if (error.status !== 404) throw new Refused(error.status, error.content?.rejected?.[0]?.error ?? error.message, null);
         this.off = error.message;
         this.waiting = [];
         return;

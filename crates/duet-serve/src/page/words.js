@@ -11,6 +11,7 @@ const SOURCES = {
 const DEGRADED = {
   deadline: "The personal list was not ready in time.",
   reranker_failed: "The second ranking failed; the first one stands.",
+  reranker_missing: "The bundle has no second ranking; the first one stands.",
   reranker_slow: "The second ranking took too long; the first one stands.",
   tower_failed: "The model failed on this request.",
   kind_unavailable: "There is no model for this kind.",
