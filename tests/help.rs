@@ -26,6 +26,7 @@ const COMMANDS: [&str; 22] = [
     "rollback",
     "run",
     "serve",
+    "monitor",
     "recommend",
     "precompute",
     "similar",

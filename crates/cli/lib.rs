@@ -5,7 +5,7 @@
 //! * One file a subcommand: its arguments and what it does with them. Results go to standard output; logs, notes and
 //!   progress to standard error.
 //! * Exit codes: 0; 1 for an error, printed as `error: ...`; 2 for wrong usage; 3 for a comparison whose
-//!   challenger is worse; 130 for an interrupted training.
+//!   challenger is worse; 4 for a monitoring with an alarm; 130 for an interrupted training.
 
 mod bench;
 mod champion;
@@ -26,6 +26,7 @@ mod lists;
 mod load;
 mod logging;
 mod man;
+mod monitor;
 mod nats;
 mod precompute;
 mod prepare;
@@ -74,6 +75,7 @@ enum Command {
     Rollback(champion::RollbackArgs),
     Run(run::RunArgs),
     Serve(serve::ServeArgs),
+    Monitor(monitor::MonitorArgs),
     Recommend(recommend::RecommendArgs),
     Precompute(precompute::PrecomputeArgs),
     Similar(similar::SimilarArgs),
@@ -115,12 +117,16 @@ enum Outcome {
     Interrupted,
     /// The challenger of a comparison is worse.
     Worse,
+    /// The monitoring raised an alarm.
+    Alarm,
 }
 
 /// What a shell reports for a process ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
 /// A comparison whose challenger is worse: no error, and no success.
 const WORSE: u8 = 3;
+/// An alarm of the monitoring: no error, and no success.
+const ALARM: u8 = 4;
 
 /// The binary `duet`; `arguments` start with the program's name.
 pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
@@ -144,6 +150,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
             Command::Rollback(args) => champion::rollback(args, out),
             Command::Run(args) => run::run(args, out),
             Command::Serve(args) => serve::run(args, out),
+            Command::Monitor(args) => monitor::run(args, out),
             Command::Recommend(args) => recommend::run(args, out),
             Command::Precompute(args) => precompute::run(args, out),
             Command::Similar(args) => similar::run(args, out),
@@ -194,6 +201,7 @@ fn parsed<P: Parser>(
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
         Ok(Outcome::Worse) => ExitCode::from(WORSE),
+        Ok(Outcome::Alarm) => ExitCode::from(ALARM),
         // `duet recommend ... | head` closes the pipe: that is no error of anybody's.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

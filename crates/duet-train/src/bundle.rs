@@ -184,6 +184,18 @@ pub fn open(dir: &Path) -> Result<OpenBundle> {
     Ok(OpenBundle { info, config, run, dataset, users, index })
 }
 
+/// The tables a bundle carries, and the record of its run; the vectors and the index stay unread, the checksums are checked.
+///
+/// # Errors
+/// As [`open_info`].
+pub(crate) fn open_tables(dir: &Path) -> Result<(Dataset, RunInfo)> {
+    let dir = &fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
+    let info = open_info(dir)?;
+    let (_, run) = run::read_records(dir)?;
+    let dataset = Dataset { dir: dir.join(DATA), info: run.dataset.clone(), fingerprint: info.dataset_fingerprint };
+    Ok((dataset, run))
+}
+
 /// Embeds all users and items of a run, builds and checks the index, and publishes the bundle.
 ///
 /// # Errors

@@ -11,6 +11,7 @@
 //! * [`champion`]: which bundle is the champion, by a link with a history.
 //! * [`compare`](mod@compare): two recommenders on the same users, with a verdict.
 //! * [`evaluate`]: the run and the baselines in one table, full catalogue, with intervals.
+//! * [`monitor`](mod@monitor): what served lists led to, and alarms with a stated rate of false ones.
 
 pub mod batcher;
 pub mod bundle;
@@ -22,6 +23,8 @@ pub mod evaluate;
 pub mod examples;
 mod interactions;
 pub mod metrics_log;
+pub mod monitor;
+mod page;
 pub mod pipeline;
 mod pointer;
 pub mod prior;
