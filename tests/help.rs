@@ -12,7 +12,7 @@ use std::{
 use crate::workshop::{Done, command, duet};
 
 /// Every command of `duet`.
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "demo",
     "world",
     "import",
@@ -21,6 +21,7 @@ const COMMANDS: [&str; 21] = [
     "train",
     "evaluate",
     "compare",
+    "ablate",
     "embed",
     "promote",
     "rollback",
@@ -114,6 +115,8 @@ fn wrong_usage_is_told_from_errors() {
         ("duet", &["import", "--preset", "movielens-9", "--from", "x", "--out", "y"]),
         ("duet", &["completions", "sh-of-old"]),
         ("duet", &["reproduce"]),
+        ("duet", &["ablate"]),
+        ("duet", &["ablate", "--data", "x", "--seeds", "0"]),
         ("duet", &["reproduce", "ml-2m"]),
         ("duet", &["ingest", "--to", "x", "--allow-gaps"]),
         ("duet", &["run", "--once", "--work", "x", "--group", "y"]),
