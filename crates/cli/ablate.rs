@@ -26,7 +26,7 @@ pub(crate) struct AblateArgs {
     /// Rows to train: all, or some by name; those that they are compared with come too. See duet-train/src/ablate/rows.toml.
     #[arg(long, default_value = "all", value_name = "all|NAME,NAME")]
     rows: Rows,
-    /// Trainings of a row, with the seeds 0, 1, ...
+    /// How many trainings of a row, with the seeds from 0 on.
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// Configuration to vary; without one, the shipped one for the dataset's kind.
