@@ -7,6 +7,7 @@
 //! * Exit codes: 0; 1 for an error, printed as `error: ...`; 2 for wrong usage; 3 for a comparison whose
 //!   challenger is worse; 4 for a monitoring with an alarm; 130 for an interrupted training.
 
+mod ablate;
 mod bench;
 mod champion;
 mod compare;
@@ -70,6 +71,7 @@ enum Command {
     Train(train::TrainArgs),
     Evaluate(evaluate::EvaluateArgs),
     Compare(compare::CompareArgs),
+    Ablate(ablate::AblateArgs),
     Embed(embed::EmbedArgs),
     Promote(champion::PromoteArgs),
     Rollback(champion::RollbackArgs),
@@ -145,6 +147,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
             Command::Train(args) => train::run(args, out),
             Command::Evaluate(args) => evaluate::run(args, out),
             Command::Compare(args) => compare::run(args, out),
+            Command::Ablate(args) => ablate::run(args, out),
             Command::Embed(args) => embed::run(args, out),
             Command::Promote(args) => champion::promote(args, out),
             Command::Rollback(args) => champion::rollback(args, out),

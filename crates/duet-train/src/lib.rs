@@ -10,9 +10,11 @@
 //! * [`pipeline`]: all of it on a schedule, from new events to a published bundle.
 //! * [`champion`]: which bundle is the champion, by a link with a history.
 //! * [`compare`](mod@compare): two recommenders on the same users, with a verdict.
+//! * [`ablate`](mod@ablate): a configuration and variants of it in one table, several seeds each.
 //! * [`evaluate`]: the run and the baselines in one table, full catalogue, with intervals.
 //! * [`monitor`](mod@monitor): what served lists led to, and alarms with a stated rate of false ones.
 
+pub mod ablate;
 pub mod batcher;
 pub mod bundle;
 pub mod champion;
