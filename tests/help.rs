@@ -12,7 +12,7 @@ use std::{
 use crate::workshop::{Done, command, duet};
 
 /// Every command of `duet`.
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "demo",
     "world",
     "import",
@@ -21,6 +21,7 @@ const COMMANDS: [&str; 21] = [
     "train",
     "evaluate",
     "compare",
+    "rerank",
     "embed",
     "promote",
     "rollback",

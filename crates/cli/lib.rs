@@ -30,6 +30,7 @@ mod prepare;
 mod privacy;
 mod recommend;
 mod reproduce;
+mod rerank;
 mod run;
 mod similar;
 mod source;
@@ -66,6 +67,7 @@ enum Command {
     Train(train::TrainArgs),
     Evaluate(evaluate::EvaluateArgs),
     Compare(compare::CompareArgs),
+    Rerank(rerank::RerankArgs),
     Embed(embed::EmbedArgs),
     Promote(champion::PromoteArgs),
     Rollback(champion::RollbackArgs),
@@ -133,6 +135,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
             Command::Train(args) => train::run(args, out),
             Command::Evaluate(args) => evaluate::run(args, out),
             Command::Compare(args) => compare::run(args, out),
+            Command::Rerank(args) => rerank::run(args, out),
             Command::Embed(args) => embed::run(args, out),
             Command::Promote(args) => champion::promote(args, out),
             Command::Rollback(args) => champion::rollback(args, out),
