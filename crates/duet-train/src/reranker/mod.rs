@@ -23,11 +23,15 @@ mod saved;
 
 pub use self::{
     features::Feature,
-    knowledge::{Instant, Knowledge},
+    knowledge::{Candidate, Instant, Knowledge},
     learn::{RerankOptions, RerankSummary, train_reranker},
     listener::RerankListener,
     live::{BOOSTED_TREES, BundleReranker, RunReranker},
-    saved::{DIR, MAGIC, RerankerInfo, SavedTrees, VERSION},
+    saved::{DIR, FeatureGain, HeldOut, MAGIC, RerankerInfo, SavedTrees, VERSION},
 };
 
 const DAY_MS: i64 = 86_400_000;
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests;
