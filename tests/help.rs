@@ -22,6 +22,7 @@ const COMMANDS: [&str; 22] = [
     "evaluate",
     "compare",
     "ablate",
+    "rerank",
     "embed",
     "promote",
     "rollback",

@@ -19,6 +19,7 @@ mod path;
 mod personal;
 mod regressions;
 mod reproduce;
+mod rerank;
 mod schedule;
 mod stream;
 mod tables;

@@ -34,6 +34,7 @@ mod prepare;
 mod privacy;
 mod recommend;
 mod reproduce;
+mod rerank;
 mod run;
 mod serve;
 mod similar;
@@ -72,6 +73,7 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     Compare(compare::CompareArgs),
     Ablate(ablate::AblateArgs),
+    Rerank(rerank::RerankArgs),
     Embed(embed::EmbedArgs),
     Promote(champion::PromoteArgs),
     Rollback(champion::RollbackArgs),
@@ -148,6 +150,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
             Command::Evaluate(args) => evaluate::run(args, out),
             Command::Compare(args) => compare::run(args, out),
             Command::Ablate(args) => ablate::run(args, out),
+            Command::Rerank(args) => rerank::run(args, out),
             Command::Embed(args) => embed::run(args, out),
             Command::Promote(args) => champion::promote(args, out),
             Command::Rollback(args) => champion::rollback(args, out),

@@ -7,6 +7,7 @@
 //! * [`batcher::Batcher`]: training events to batches, a pure function of seed, epoch and number.
 //! * [`bundle::embed`]: a run to a *bundle*: vectors, index, fallbacks, checked against exact search.
 //! * [`retriever::Retriever`]: lists for users, from a run or a bundle. [`serving`]: a bundle read for a service.
+//! * [`reranker`]: boosted trees as a second stage: features, training, use.
 //! * [`pipeline`]: all of it on a schedule, from new events to a published bundle.
 //! * [`champion`]: which bundle is the champion, by a link with a history.
 //! * [`compare`](mod@compare): two recommenders on the same users, with a verdict.
@@ -30,6 +31,7 @@ mod page;
 pub mod pipeline;
 mod pointer;
 pub mod prior;
+pub mod reranker;
 pub mod retriever;
 pub mod run;
 pub mod schedule;
