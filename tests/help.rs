@@ -12,7 +12,7 @@ use std::{
 use crate::workshop::{Done, command, duet};
 
 /// Every command of `duet`.
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "demo",
     "world",
     "import",
@@ -27,6 +27,7 @@ const COMMANDS: [&str; 21] = [
     "run",
     "recommend",
     "similar",
+    "simulate",
     "inspect",
     "bench",
     "reproduce",

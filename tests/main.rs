@@ -18,6 +18,7 @@ mod personal;
 mod regressions;
 mod reproduce;
 mod schedule;
+mod simulate;
 mod stream;
 mod tables;
 mod workshop;

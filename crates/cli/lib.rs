@@ -5,7 +5,7 @@
 //! * One file a subcommand: its arguments and what it does with them. Results go to standard output; logs, notes and
 //!   progress to standard error.
 //! * Exit codes: 0; 1 for an error, printed as `error: ...`; 2 for wrong usage; 3 for a comparison whose
-//!   challenger is worse; 130 for an interrupted training.
+//!   challenger is worse, and for a simulation with a verdict that fails; 130 for an interrupted training.
 
 mod bench;
 mod champion;
@@ -32,6 +32,7 @@ mod recommend;
 mod reproduce;
 mod run;
 mod similar;
+mod simulate;
 mod source;
 mod train;
 mod user_key;
@@ -72,6 +73,7 @@ enum Command {
     Run(run::RunArgs),
     Recommend(recommend::RecommendArgs),
     Similar(similar::SimilarArgs),
+    Simulate(simulate::SimulateArgs),
     Inspect(inspect::InspectArgs),
     Bench(bench::BenchArgs),
     Reproduce(reproduce::ReproduceArgs),
@@ -107,13 +109,13 @@ enum Outcome {
     Done,
     /// Stopped by the user, with everything so far kept.
     Interrupted,
-    /// The challenger of a comparison is worse.
+    /// The challenger of a comparison is worse, or a verdict of a simulation fails.
     Worse,
 }
 
 /// What a shell reports for a process ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
-/// A comparison whose challenger is worse: no error, and no success.
+/// A comparison whose challenger is worse, or a simulation with a verdict that fails: no error, and no success.
 const WORSE: u8 = 3;
 
 /// The binary `duet`; `arguments` start with the program's name.
@@ -139,6 +141,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
             Command::Run(args) => run::run(args, out),
             Command::Recommend(args) => recommend::run(args, out),
             Command::Similar(args) => similar::run(args, out),
+            Command::Simulate(args) => simulate::run(args, out),
             Command::Inspect(args) => inspect::run(args, out),
             Command::Bench(args) => bench::run(args, out),
             Command::Reproduce(args) => reproduce::run(args, out),
