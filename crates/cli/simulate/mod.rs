@@ -266,14 +266,22 @@ impl Service {
         let before = self.bundle()?;
         let change = change()?;
         let begun = Instant::now();
-        while self.bundle()? == before {
-            if begun.elapsed() > PATIENCE {
-                let status = self.client.status()?;
+        loop {
+            let status = self.client.status()?;
+            if status["bundle"] != before.as_str() {
+                return Ok(());
+            }
+            let last = status["swaps"].as_array().and_then(|swaps| swaps.last());
+            let is_refused = last.is_some_and(|swap| {
+                let of = |field: &str| swap[field].as_str().unwrap_or_default();
+                let directory = Path::new(&change.bundle).file_name().unwrap_or_default().to_string_lossy();
+                of("outcome").starts_with("refused") && of("bundle").contains(&*directory)
+            });
+            if is_refused || begun.elapsed() > PATIENCE {
                 bail!(Error::Internal(format!("{} was not swapped in: {}", change.bundle, status["swaps"])));
             }
             sleep(Duration::from_millis(20));
         }
-        Ok(())
     }
 }
 
