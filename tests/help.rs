@@ -12,7 +12,7 @@ use std::{
 use crate::workshop::{Done, command, duet};
 
 /// Every command of `duet`.
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 28] = [
     "demo",
     "world",
     "import",
@@ -32,8 +32,10 @@ const COMMANDS: [&str; 22] = [
     "recommend",
     "precompute",
     "similar",
+    "simulate",
     "inspect",
     "bench",
+    "load",
     "reproduce",
     "privacy",
     "forget",

@@ -5,7 +5,8 @@
 //! * One file a subcommand: its arguments and what it does with them. Results go to standard output; logs, notes and
 //!   progress to standard error.
 //! * Exit codes: 0; 1 for an error, printed as `error: ...`; 2 for wrong usage; 3 for a comparison whose
-//!   challenger is worse; 4 for a monitoring with an alarm; 130 for an interrupted training.
+//!   challenger is worse, and for a simulation with a verdict that fails; 4 for a monitoring with an alarm; 130 for an interrupted
+//!   training.
 
 mod ablate;
 mod bench;
@@ -38,6 +39,7 @@ mod rerank;
 mod run;
 mod serve;
 mod similar;
+mod simulate;
 mod source;
 mod train;
 mod user_key;
@@ -83,6 +85,7 @@ enum Command {
     Recommend(recommend::RecommendArgs),
     Precompute(precompute::PrecomputeArgs),
     Similar(similar::SimilarArgs),
+    Simulate(simulate::SimulateArgs),
     Inspect(inspect::InspectArgs),
     Bench(bench::BenchArgs),
     Load(load::LoadArgs),
@@ -119,7 +122,7 @@ enum Outcome {
     Done,
     /// Stopped by the user, with everything so far kept.
     Interrupted,
-    /// The challenger of a comparison is worse.
+    /// The challenger of a comparison is worse, or a verdict of a simulation fails.
     Worse,
     /// The monitoring raised an alarm.
     Alarm,
@@ -127,7 +130,7 @@ enum Outcome {
 
 /// What a shell reports for a process ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
-/// A comparison whose challenger is worse: no error, and no success.
+/// A comparison whose challenger is worse, or a simulation with a verdict that fails: no error, and no success.
 const WORSE: u8 = 3;
 /// An alarm of the monitoring: no error, and no success.
 const ALARM: u8 = 4;
@@ -160,6 +163,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
             Command::Recommend(args) => recommend::run(args, out),
             Command::Precompute(args) => precompute::run(args, out),
             Command::Similar(args) => similar::run(args, out),
+            Command::Simulate(args) => simulate::run(args, out),
             Command::Inspect(args) => inspect::run(args, out),
             Command::Bench(args) => bench::run(args, out),
             Command::Load(args) => load::run(args, out),
