@@ -367,19 +367,26 @@ fn directions(vectors: &Vectors, width: usize) -> Vec<f32> {
 
 /// The first columns of the users that fall into values, as numbers.
 fn user_columns(users: &FeatureTable, declared: &Columns) -> Vec<(String, Vec<u32>)> {
-    let numbers = |column: &Column| match (&column.values, declared.get(&column.name)) {
-        (ColumnValues::Text(texts), _) => {
-            let mut vocabulary = HashMap::new();
-            Some(texts.iter().map(|text| text.as_deref().map_or(NONE, |text| number(&mut vocabulary, text))).collect())
+    let numbers = |column: &Column| -> Option<Vec<u32>> {
+        match (&column.values, declared.get(&column.name)) {
+            (ColumnValues::Text(texts), _) => {
+                let mut vocabulary = HashMap::new();
+                Some(
+                    texts
+                        .iter()
+                        .map(|text| text.as_deref().map_or(NONE, |text| number(&mut vocabulary, text)))
+                        .collect(),
+                )
+            }
+            (ColumnValues::Number(values), Some(FeatureKind::Bucketed { edges })) => {
+                let bucket = |value: &f64| match value.is_nan() {
+                    true => NONE,
+                    false => edges.partition_point(|edge| edge <= value) as u32,
+                };
+                Some(values.iter().map(bucket).collect())
+            }
+            _ => None,
         }
-        (ColumnValues::Number(values), Some(FeatureKind::Bucketed { edges })) => {
-            let bucket = |value: &f64| match value.is_nan() {
-                true => NONE,
-                false => edges.partition_point(|edge| edge <= value) as u32,
-            };
-            Some(values.iter().map(bucket).collect())
-        }
-        _ => None,
     };
     let columns = users.columns.iter().filter_map(|column| Some((column.name.clone(), numbers(column)?)));
     columns.take(USER_COLUMNS).collect()
