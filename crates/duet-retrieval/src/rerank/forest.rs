@@ -110,11 +110,6 @@ impl Forest {
         }
     }
 
-    /// The score before any tree.
-    pub(super) fn base(&self) -> f64 {
-        self.base
-    }
-
     /// The scores of rows `[rows, features]`, on the calling thread. Finite for all values, infinite ones included.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! What is known of listeners and items, and the features made from it.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use duet_core::{
     Error, ItemIdx, Result, UserIdx,
@@ -12,7 +12,7 @@ use duet_retrieval::{Scored, Vectors};
 
 use super::{
     DAY_MS,
-    day_counts::DayCounts,
+    day_counts::{DayCounts, Days},
     features::{ColumnFeature, FIXED, Feature, Fixed, of_column},
     listener::Listener,
 };
@@ -63,6 +63,23 @@ struct UserColumn {
     by_value: DayCounts,
     /// Events by value and item.
     by_pair: DayCounts,
+}
+
+/// The value of a listener, and what listeners with the same value played.
+struct ValueOfListener {
+    value: u32,
+    /// Their events.
+    events: f64,
+    /// Where the pairs of the value and items stand.
+    pairs: Range<usize>,
+}
+
+impl UserColumn {
+    fn of_listener(&self, user: UserIdx, instant: Instant) -> Option<ValueOfListener> {
+        let value = self.values.get(user.index()).copied().filter(|value| *value != NONE)?;
+        let events = self.by_value.of(u64::from(value)).before(instant.counts) as f64;
+        Some(ValueOfListener { value, events, pairs: self.by_pair.some(pair(value, 0)..pair(value + 1, 0)) })
+    }
 }
 
 /// Everything the features are made from.
@@ -232,34 +249,26 @@ impl Knowledge {
         }
         let listener = Listener::new(self, user, history, instant);
         // What all candidates share of the lifts.
-        let all_events = self.all.before(0, instant.counts) as f64;
-        let lifts: Vec<Option<(u32, f64)>> = self
-            .user_columns
-            .iter()
-            .map(|column| {
-                let value =
-                    user.and_then(|user| column.values.get(user.index())).copied().filter(|value| *value != NONE)?;
-                Some((value, column.by_value.before(u64::from(value), instant.counts) as f64))
-            })
-            .collect();
+        let all_events = self.all.of(0).before(instant.counts) as f64;
+        let lifts: Vec<Option<ValueOfListener>> =
+            self.user_columns.iter().map(|column| column.of_listener(user?, instant)).collect();
         let mut rows = Vec::new();
         for candidate in candidates {
-            self.push(&mut rows, &listener, user, candidate, best, instant);
             let item = candidate.scored.item;
-            let share = (self.by_item.before(u64::from(item.0), instant.counts) as f64 + 1.0)
-                / (all_events + self.n_items as f64);
+            let plays = self.by_item.of(u64::from(item.0));
+            self.push(&mut rows, &listener, candidate, best, (plays, instant));
+            let share = (plays.before(instant.counts) as f64 + 1.0) / (all_events + self.n_items as f64);
             for (column, value) in self.user_columns.iter().zip(&lifts) {
-                rows.push(value.map_or(f32::NAN, |(value, events)| {
-                    let together = column.by_pair.before(pair(value, item.0), instant.counts) as f64;
-                    ((together + LIFT_PRIOR * share) / (events + LIFT_PRIOR) / share).ln() as f32
+                rows.push(value.as_ref().map_or(f32::NAN, |of| {
+                    let together = column.by_pair.of_some(of.pairs.clone(), pair(of.value, item.0));
+                    let together = together.before(instant.counts) as f64;
+                    ((together + LIFT_PRIOR * share) / (of.events + LIFT_PRIOR) / share).ln() as f32
                 }));
             }
             for column in &self.item_columns {
                 if let Some(of_users) = &column.of_users {
-                    rows.push(matching(
-                        user.and_then(|user| of_users.get(user.index())).copied(),
-                        column.of(item.index()),
-                    ));
+                    let value = user.and_then(|user| of_users.get(user.index())).copied();
+                    rows.push(matching(value, column.of(item.index())));
                 }
             }
         }
@@ -271,20 +280,15 @@ impl Knowledge {
         &self,
         rows: &mut Vec<f32>,
         listener: &Listener,
-        user: Option<UserIdx>,
         candidate: &Candidate,
         best: f32,
-        instant: Instant,
+        (plays, instant): (Days<'_>, Instant),
     ) {
         let item = candidate.scored.item;
-        let key = u64::from(item.0);
         let log = |count: usize| (count as f32).ln_1p();
         let counted = |value: f32| if self.has_time { value } else { f32::NAN };
-        let [all, month, week] = [
-            self.by_item.before(key, instant.counts),
-            self.by_item.last(key, 28, instant.counts),
-            self.by_item.last(key, 7, instant.counts),
-        ];
+        let [all, month, week] =
+            [plays.before(instant.counts), plays.last(28, instant.counts), plays.last(7, instant.counts)];
         let direction = self.direction(item.index());
         let dot = |other: &[f32]| direction.iter().zip(other).map(|(a, b)| a * b).sum::<f32>();
         let nearest = listener.recent.iter().map(|&other| dot(self.direction(other as usize))).fold(f32::NAN, f32::max);
@@ -306,7 +310,7 @@ impl Knowledge {
         set(Fixed::StrengthItem, mean(listener.item_strength.get(&item.0)));
         let last = listener.last_days.get(&item.0);
         set(Fixed::RecencyItem, last.map_or(f32::NAN, |last| (instant.today - last).max(0) as f32));
-        let appeared = self.by_item.first(key, instant.counts).map_or(f32::NAN, |first| (instant.today - first) as f32);
+        let appeared = plays.first(instant.counts).map_or(f32::NAN, |first| (instant.today - first) as f32);
         set(Fixed::AgeFirstEvent, counted(appeared));
         set(Fixed::PopularityAll, log(all));
         set(Fixed::Popularity28, counted(log(month)));
@@ -314,7 +318,7 @@ impl Knowledge {
         set(Fixed::Trend, counted(((week as f32 + 1.0) / 7.0 / ((month as f32 + 4.0) / 28.0)).ln()));
         set(Fixed::Followers, self.followers.get(item.index()).copied().unwrap_or(f32::NAN));
         set(Fixed::ListenerEvents, log(listener.events));
-        set(Fixed::ListenerTenure, if user.is_some() { listener.tenure } else { f32::NAN });
+        set(Fixed::ListenerTenure, listener.tenure);
         set(Fixed::ListenerIdle, listener.idle);
         set(Fixed::Position, candidate.position as f32);
         for (column, counts) in self.item_columns.iter().zip(&listener.values) {
