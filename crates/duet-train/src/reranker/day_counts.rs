@@ -52,6 +52,11 @@ impl DayCounts {
 }
 
 impl Days<'_> {
+    /// Events.
+    pub(super) fn len(self) -> usize {
+        self.0.len()
+    }
+
     /// Events before a day.
     pub(super) fn before(self, day: i32) -> usize {
         self.0.partition_point(|at| *at < day)

@@ -82,6 +82,27 @@ impl UserColumn {
     }
 }
 
+/// What was played of an item before an instant.
+#[derive(Debug, Clone, Copy)]
+struct Plays {
+    all: u32,
+    month: u32,
+    week: u32,
+    /// The day of the first event.
+    first: Option<i32>,
+}
+
+impl Plays {
+    fn of(days: Days<'_>, day: i32) -> Self {
+        Self {
+            all: days.before(day) as u32,
+            month: days.last(28, day) as u32,
+            week: days.last(7, day) as u32,
+            first: days.first(day),
+        }
+    }
+}
+
 /// Everything the features are made from.
 #[derive(Debug, Clone)]
 pub struct Knowledge {
@@ -97,6 +118,8 @@ pub struct Knowledge {
     /// All events, under the key 0.
     all: DayCounts,
     by_item: DayCounts,
+    /// Of every item, at the end: what serving asks for.
+    at_end: Vec<Plays>,
     user_columns: Vec<UserColumn>,
     /// The items' first column of dates.
     dates: Option<(String, Vec<Option<i32>>)>,
@@ -165,6 +188,7 @@ impl Knowledge {
             end_day: last_day + 1,
             directions: directions(vectors, width),
             all,
+            at_end: (0..items.len() as u64).map(|item| Plays::of(by_item.of(item), last_day + 1)).collect(),
             by_item,
             user_columns,
             dates,
@@ -252,16 +276,18 @@ impl Knowledge {
         let all_events = self.all.of(0).before(instant.counts) as f64;
         let lifts: Vec<Option<ValueOfListener>> =
             self.user_columns.iter().map(|column| column.of_listener(user?, instant)).collect();
+        let is_end = instant.counts >= self.end_day;
         let mut rows = Vec::new();
         for candidate in candidates {
             let item = candidate.scored.item;
-            let plays = self.by_item.of(u64::from(item.0));
+            let plays = self.plays(item, instant);
             self.push(&mut rows, &listener, candidate, best, (plays, instant));
-            let share = (plays.before(instant.counts) as f64 + 1.0) / (all_events + self.n_items as f64);
+            let share = (f64::from(plays.all) + 1.0) / (all_events + self.n_items as f64);
             for (column, value) in self.user_columns.iter().zip(&lifts) {
                 rows.push(value.as_ref().map_or(f32::NAN, |of| {
                     let together = column.by_pair.of_some(of.pairs.clone(), pair(of.value, item.0));
-                    let together = together.before(instant.counts) as f64;
+                    // Beyond the last event all of them are counted, without a look at their days.
+                    let together = if is_end { together.len() } else { together.before(instant.counts) } as f64;
                     ((together + LIFT_PRIOR * share) / (of.events + LIFT_PRIOR) / share).ln() as f32
                 }));
             }
@@ -275,6 +301,13 @@ impl Knowledge {
         Ok(rows)
     }
 
+    fn plays(&self, item: ItemIdx, instant: Instant) -> Plays {
+        if instant.counts == self.end_day {
+            return self.at_end[item.index()];
+        }
+        Plays::of(self.by_item.of(u64::from(item.0)), instant.counts)
+    }
+
     /// Everything but lifts and matches.
     fn push(
         &self,
@@ -282,15 +315,14 @@ impl Knowledge {
         listener: &Listener,
         candidate: &Candidate,
         best: f32,
-        (plays, instant): (Days<'_>, Instant),
+        (plays, instant): (Plays, Instant),
     ) {
         let item = candidate.scored.item;
-        let log = |count: usize| (count as f32).ln_1p();
+        let log = |count: u32| (count as f32).ln_1p();
         let counted = |value: f32| if self.has_time { value } else { f32::NAN };
-        let [all, month, week] =
-            [plays.before(instant.counts), plays.last(28, instant.counts), plays.last(7, instant.counts)];
+        let Plays { all, month, week, first: first_day } = plays;
         let direction = self.direction(item.index());
-        let dot = |other: &[f32]| direction.iter().zip(other).map(|(a, b)| a * b).sum::<f32>();
+        let dot = |other: &[f32]| dot(direction, other);
         let nearest = listener.recent.iter().map(|&other| dot(self.direction(other as usize))).fold(f32::NAN, f32::max);
         let length = listener.direction.iter().map(|x| x * x).sum::<f32>().sqrt();
         let share = |count: Option<&u32>| match listener.window {
@@ -303,21 +335,21 @@ impl Knowledge {
         let mut set = |feature: Fixed, value: f32| rows[first + feature as usize] = value;
         set(Fixed::Score, candidate.scored.score);
         set(Fixed::Gap, best - candidate.scored.score);
-        set(Fixed::Rank, candidate.place.map_or(f32::NAN, log));
+        set(Fixed::Rank, candidate.place.map_or(f32::NAN, |place| log(place as u32)));
         set(Fixed::LikenessRecent, if length > 0.0 { dot(&listener.direction) / length } else { f32::NAN });
         set(Fixed::LikenessNearest, nearest);
         set(Fixed::AffinityItem, share(listener.items.get(&item.0)));
         set(Fixed::StrengthItem, mean(listener.item_strength.get(&item.0)));
         let last = listener.last_days.get(&item.0);
         set(Fixed::RecencyItem, last.map_or(f32::NAN, |last| (instant.today - last).max(0) as f32));
-        let appeared = plays.first(instant.counts).map_or(f32::NAN, |first| (instant.today - first) as f32);
+        let appeared = first_day.map_or(f32::NAN, |first| (instant.today - first) as f32);
         set(Fixed::AgeFirstEvent, counted(appeared));
         set(Fixed::PopularityAll, log(all));
         set(Fixed::Popularity28, counted(log(month)));
         set(Fixed::Popularity7, counted(log(week)));
         set(Fixed::Trend, counted(((week as f32 + 1.0) / 7.0 / ((month as f32 + 4.0) / 28.0)).ln()));
         set(Fixed::Followers, self.followers.get(item.index()).copied().unwrap_or(f32::NAN));
-        set(Fixed::ListenerEvents, log(listener.events));
+        set(Fixed::ListenerEvents, log(listener.events as u32));
         set(Fixed::ListenerTenure, listener.tenure);
         set(Fixed::ListenerIdle, listener.idle);
         set(Fixed::Position, candidate.position as f32);
@@ -346,6 +378,20 @@ pub struct Candidate {
     pub place: Option<usize>,
     /// Its place in the list that was shown; 0 when it is asked what to show.
     pub position: u32,
+}
+
+/// In eight sums, so that the compiler may use vectors.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 8;
+    let mut sums = [0.0_f32; LANES];
+    let (wide_a, wide_b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest: f32 = wide_a.remainder().iter().zip(wide_b.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in wide_a.zip(wide_b) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum::<f32>() + rest
 }
 
 fn pair(value: u32, item: u32) -> u64 {
