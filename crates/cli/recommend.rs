@@ -219,7 +219,7 @@ impl Fallback {
 }
 
 /// The ids of the command line without repeats; `None` for all users.
-fn given_ids(users: &[String]) -> Result<Option<Vec<String>>> {
+pub(crate) fn given_ids(users: &[String]) -> Result<Option<Vec<String>>> {
     if users.iter().any(|user| user == "all") {
         if users.len() > 1 {
             return Err(Error::input("--users all goes with no other --users").into());

@@ -133,6 +133,7 @@ pub struct LossConfig {
     pub uniform_negatives: usize,
     pub popularity_negatives: usize,
     pub logq: bool,
+    pub logq_positives: bool,
     pub mask_history: bool,
     pub temperature: f64,
     pub temperature_bounds: [f64; 2],

@@ -47,10 +47,10 @@ pub const MAGIC: &str = "duet-bundle";
 /// Format version this build writes and reads.
 pub const VERSION: u32 = 1;
 
-const ITEMS: &str = "items.parquet";
-const USERS: &str = "users.parquet";
-const INDEX: &str = "index.ivf";
-const DATA: &str = "data";
+pub(crate) const ITEMS: &str = "items.parquet";
+pub(crate) const USERS: &str = "users.parquet";
+pub(crate) const INDEX: &str = "index.ivf";
+pub(crate) const DATA: &str = "data";
 /// The dataset's files that a bundle carries.
 const DATA_FILES: [&str; 3] = ["users.parquet", "items.parquet", "timeline.parquet"];
 
@@ -153,6 +153,14 @@ pub fn open_info(dir: &Path) -> Result<BundleInfo> {
     Ok(Manifest::<BundleInfo>::open(dir, MAGIC, VERSION)?.body)
 }
 
+/// Reads a bundle's manifest alone: nothing it lists is looked at.
+///
+/// # Errors
+/// [`Error::Data`] naming the manifest if it is missing, damaged or of another kind.
+pub fn read_info(dir: &Path) -> Result<BundleInfo> {
+    Ok(Manifest::<BundleInfo>::open_unchecked(dir, MAGIC, VERSION)?.body)
+}
+
 /// Opens a bundle.
 ///
 /// # Errors
@@ -175,6 +183,17 @@ pub fn open(dir: &Path) -> Result<OpenBundle> {
         None => Index::Exact(ExactIndex::new(Arc::new(items))?),
     };
     Ok(OpenBundle { info, config, run, dataset, users, index })
+}
+
+/// The tables a bundle carries, and the record of its run; the vectors and the index stay unread, the checksums are checked.
+///
+/// # Errors
+/// As [`open_info`].
+pub(crate) fn open_tables(dir: &Path) -> Result<(Dataset, RunInfo)> {
+    let dir = &fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
+    let info = open_info(dir)?;
+    let (_, run) = run::read_records(dir)?;
+    Ok((dataset(dir, &info, &run), run))
 }
 
 /// The dataset's tables that a bundle carries.
