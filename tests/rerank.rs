@@ -33,8 +33,18 @@ fn trees_go_the_whole_way_from_the_run_to_lists() {
     let (run_dir, bundle_dir) = (path("run"), path("bundle"));
     run_of_its_own(&run_dir);
     let rerank = ["rerank", "--run", text(&run_dir), "--device", "cpu", "--set", "reranker.trees=40"];
-    fail("duet", &["recommend", "--run", text(&run_dir), "--users", "all", "--rerank"], 1, &["duet rerank"]);
-    fail("duet", &["rerank", "--run", text(&run_dir), "--set", "model.dim=8"], 1, &["model.dim=8", "reranker."]);
+    fail(
+        "duet",
+        &["recommend", "--run", text(&run_dir), "--users", "all", "--rerank", "--device", "cpu"],
+        1,
+        &["duet rerank"],
+    );
+    fail(
+        "duet",
+        &["rerank", "--run", text(&run_dir), "--device", "cpu", "--set", "model.dim=8"],
+        1,
+        &["model.dim=8", "reranker."],
+    );
 
     let said = duet(&rerank);
     assert!(said.contains("trees from") && said.contains("share of gain"), "{said}");

@@ -147,7 +147,7 @@ impl Default for BoostingOptions {
     fn default() -> Self {
         Self {
             objective: Objective::Binary,
-            trees: 200,
+            trees: 100,
             leaves: 31,
             learning_rate: 0.1,
             leaf_rows: 20,

@@ -22,6 +22,8 @@ const HEADER: usize = 8 + 4 * 4 + 8;
 const NODE: usize = 16;
 /// The feature of a leaf.
 const LEAF: u16 = u16::MAX;
+/// Rows that walk side by side.
+const ABREAST: usize = 8;
 /// Rows that walk through a tree before the next tree: rows and tree stay in the cache.
 const TILE: usize = 128;
 
@@ -92,27 +94,29 @@ impl Forest {
         }
     }
 
-    #[inline]
-    fn answer(&self, root: u32, row: &[f32]) -> f32 {
-        let mut node = &self.nodes[root as usize];
-        while node.feature != LEAF {
-            let value = row[node.feature as usize];
-            let goes_left = if value.is_nan() { node.missing_left } else { value < node.value };
-            node = &self.nodes[if goes_left { node.left } else { node.right } as usize];
-        }
-        node.value
-    }
-
-    /// Adds what one tree says of each row.
+    /// Adds what one tree says of each row. Some rows walk side by side: the steps of one wait for memory and for the step before,
+    /// those of others need not.
     pub(super) fn add_tree(&self, tree: usize, values: &[f32], scores: &mut [f64]) {
-        for (score, row) in scores.iter_mut().zip(values.chunks_exact(self.features)) {
-            *score += f64::from(self.answer(self.roots[tree], row));
+        let root = self.roots[tree];
+        for (values, scores) in values.chunks(ABREAST * self.features).zip(scores.chunks_mut(ABREAST)) {
+            let mut at = [root; ABREAST];
+            let mut walking = true;
+            while walking {
+                walking = false;
+                for (at, row) in at.iter_mut().zip(values.chunks_exact(self.features)) {
+                    let node = &self.nodes[*at as usize];
+                    if node.feature != LEAF {
+                        let value = row[node.feature as usize];
+                        let goes_left = (value < node.value) | (value.is_nan() & node.missing_left);
+                        *at = if goes_left { node.left } else { node.right };
+                        walking = true;
+                    }
+                }
+            }
+            for (score, at) in scores.iter_mut().zip(at) {
+                *score += f64::from(self.nodes[at as usize].value);
+            }
         }
-    }
-
-    /// The score before any tree.
-    pub(super) fn base(&self) -> f64 {
-        self.base
     }
 
     /// The scores of rows `[rows, features]`, on the calling thread. Finite for all values, infinite ones included.

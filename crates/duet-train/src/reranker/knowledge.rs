@@ -1,6 +1,6 @@
 //! What is known of listeners and items, and the features made from it.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use duet_core::{
     Error, ItemIdx, Result, UserIdx,
@@ -12,7 +12,7 @@ use duet_retrieval::{Scored, Vectors};
 
 use super::{
     DAY_MS,
-    day_counts::DayCounts,
+    day_counts::{DayCounts, Days},
     features::{ColumnFeature, FIXED, Feature, Fixed, of_column},
     listener::Listener,
 };
@@ -65,6 +65,44 @@ struct UserColumn {
     by_pair: DayCounts,
 }
 
+/// The value of a listener, and what listeners with the same value played.
+struct ValueOfListener {
+    value: u32,
+    /// Their events.
+    events: f64,
+    /// Where the pairs of the value and items stand.
+    pairs: Range<usize>,
+}
+
+impl UserColumn {
+    fn of_listener(&self, user: UserIdx, instant: Instant) -> Option<ValueOfListener> {
+        let value = self.values.get(user.index()).copied().filter(|value| *value != NONE)?;
+        let events = self.by_value.of(u64::from(value)).before(instant.counts) as f64;
+        Some(ValueOfListener { value, events, pairs: self.by_pair.some(pair(value, 0)..pair(value + 1, 0)) })
+    }
+}
+
+/// What was played of an item before an instant.
+#[derive(Debug, Clone, Copy)]
+struct Plays {
+    all: u32,
+    month: u32,
+    week: u32,
+    /// The day of the first event.
+    first: Option<i32>,
+}
+
+impl Plays {
+    fn of(days: Days<'_>, day: i32) -> Self {
+        Self {
+            all: days.before(day) as u32,
+            month: days.last(28, day) as u32,
+            week: days.last(7, day) as u32,
+            first: days.first(day),
+        }
+    }
+}
+
 /// Everything the features are made from.
 #[derive(Debug, Clone)]
 pub struct Knowledge {
@@ -80,6 +118,8 @@ pub struct Knowledge {
     /// All events, under the key 0.
     all: DayCounts,
     by_item: DayCounts,
+    /// Of every item, at the end: what serving asks for.
+    at_end: Vec<Plays>,
     user_columns: Vec<UserColumn>,
     /// The items' first column of dates.
     dates: Option<(String, Vec<Option<i32>>)>,
@@ -148,6 +188,7 @@ impl Knowledge {
             end_day: last_day + 1,
             directions: directions(vectors, width),
             all,
+            at_end: (0..items.len() as u64).map(|item| Plays::of(by_item.of(item), last_day + 1)).collect(),
             by_item,
             user_columns,
             dates,
@@ -232,38 +273,39 @@ impl Knowledge {
         }
         let listener = Listener::new(self, user, history, instant);
         // What all candidates share of the lifts.
-        let all_events = self.all.before(0, instant.counts) as f64;
-        let lifts: Vec<Option<(u32, f64)>> = self
-            .user_columns
-            .iter()
-            .map(|column| {
-                let value =
-                    user.and_then(|user| column.values.get(user.index())).copied().filter(|value| *value != NONE)?;
-                Some((value, column.by_value.before(u64::from(value), instant.counts) as f64))
-            })
-            .collect();
+        let all_events = self.all.of(0).before(instant.counts) as f64;
+        let lifts: Vec<Option<ValueOfListener>> =
+            self.user_columns.iter().map(|column| column.of_listener(user?, instant)).collect();
+        let is_end = instant.counts >= self.end_day;
         let mut rows = Vec::new();
         for candidate in candidates {
-            self.push(&mut rows, &listener, user, candidate, best, instant);
             let item = candidate.scored.item;
-            let share = (self.by_item.before(u64::from(item.0), instant.counts) as f64 + 1.0)
-                / (all_events + self.n_items as f64);
+            let plays = self.plays(item, instant);
+            self.push(&mut rows, &listener, candidate, best, (plays, instant));
+            let share = (f64::from(plays.all) + 1.0) / (all_events + self.n_items as f64);
             for (column, value) in self.user_columns.iter().zip(&lifts) {
-                rows.push(value.map_or(f32::NAN, |(value, events)| {
-                    let together = column.by_pair.before(pair(value, item.0), instant.counts) as f64;
-                    ((together + LIFT_PRIOR * share) / (events + LIFT_PRIOR) / share).ln() as f32
+                rows.push(value.as_ref().map_or(f32::NAN, |of| {
+                    let together = column.by_pair.of_some(of.pairs.clone(), pair(of.value, item.0));
+                    // Beyond the last event all of them are counted, without a look at their days.
+                    let together = if is_end { together.len() } else { together.before(instant.counts) } as f64;
+                    ((together + LIFT_PRIOR * share) / (of.events + LIFT_PRIOR) / share).ln() as f32
                 }));
             }
             for column in &self.item_columns {
                 if let Some(of_users) = &column.of_users {
-                    rows.push(matching(
-                        user.and_then(|user| of_users.get(user.index())).copied(),
-                        column.of(item.index()),
-                    ));
+                    let value = user.and_then(|user| of_users.get(user.index())).copied();
+                    rows.push(matching(value, column.of(item.index())));
                 }
             }
         }
         Ok(rows)
+    }
+
+    fn plays(&self, item: ItemIdx, instant: Instant) -> Plays {
+        if instant.counts == self.end_day {
+            return self.at_end[item.index()];
+        }
+        Plays::of(self.by_item.of(u64::from(item.0)), instant.counts)
     }
 
     /// Everything but lifts and matches.
@@ -271,22 +313,16 @@ impl Knowledge {
         &self,
         rows: &mut Vec<f32>,
         listener: &Listener,
-        user: Option<UserIdx>,
         candidate: &Candidate,
         best: f32,
-        instant: Instant,
+        (plays, instant): (Plays, Instant),
     ) {
         let item = candidate.scored.item;
-        let key = u64::from(item.0);
-        let log = |count: usize| (count as f32).ln_1p();
+        let log = |count: u32| (count as f32).ln_1p();
         let counted = |value: f32| if self.has_time { value } else { f32::NAN };
-        let [all, month, week] = [
-            self.by_item.before(key, instant.counts),
-            self.by_item.last(key, 28, instant.counts),
-            self.by_item.last(key, 7, instant.counts),
-        ];
+        let Plays { all, month, week, first: first_day } = plays;
         let direction = self.direction(item.index());
-        let dot = |other: &[f32]| direction.iter().zip(other).map(|(a, b)| a * b).sum::<f32>();
+        let dot = |other: &[f32]| dot(direction, other);
         let nearest = listener.recent.iter().map(|&other| dot(self.direction(other as usize))).fold(f32::NAN, f32::max);
         let length = listener.direction.iter().map(|x| x * x).sum::<f32>().sqrt();
         let share = |count: Option<&u32>| match listener.window {
@@ -299,22 +335,22 @@ impl Knowledge {
         let mut set = |feature: Fixed, value: f32| rows[first + feature as usize] = value;
         set(Fixed::Score, candidate.scored.score);
         set(Fixed::Gap, best - candidate.scored.score);
-        set(Fixed::Rank, candidate.place.map_or(f32::NAN, log));
+        set(Fixed::Rank, candidate.place.map_or(f32::NAN, |place| log(place as u32)));
         set(Fixed::LikenessRecent, if length > 0.0 { dot(&listener.direction) / length } else { f32::NAN });
         set(Fixed::LikenessNearest, nearest);
         set(Fixed::AffinityItem, share(listener.items.get(&item.0)));
         set(Fixed::StrengthItem, mean(listener.item_strength.get(&item.0)));
         let last = listener.last_days.get(&item.0);
         set(Fixed::RecencyItem, last.map_or(f32::NAN, |last| (instant.today - last).max(0) as f32));
-        let appeared = self.by_item.first(key, instant.counts).map_or(f32::NAN, |first| (instant.today - first) as f32);
+        let appeared = first_day.map_or(f32::NAN, |first| (instant.today - first) as f32);
         set(Fixed::AgeFirstEvent, counted(appeared));
         set(Fixed::PopularityAll, log(all));
         set(Fixed::Popularity28, counted(log(month)));
         set(Fixed::Popularity7, counted(log(week)));
         set(Fixed::Trend, counted(((week as f32 + 1.0) / 7.0 / ((month as f32 + 4.0) / 28.0)).ln()));
         set(Fixed::Followers, self.followers.get(item.index()).copied().unwrap_or(f32::NAN));
-        set(Fixed::ListenerEvents, log(listener.events));
-        set(Fixed::ListenerTenure, if user.is_some() { listener.tenure } else { f32::NAN });
+        set(Fixed::ListenerEvents, log(listener.events as u32));
+        set(Fixed::ListenerTenure, listener.tenure);
         set(Fixed::ListenerIdle, listener.idle);
         set(Fixed::Position, candidate.position as f32);
         for (column, counts) in self.item_columns.iter().zip(&listener.values) {
@@ -344,6 +380,20 @@ pub struct Candidate {
     pub position: u32,
 }
 
+/// In eight sums, so that the compiler may use vectors.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 8;
+    let mut sums = [0.0_f32; LANES];
+    let (wide_a, wide_b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest: f32 = wide_a.remainder().iter().zip(wide_b.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in wide_a.zip(wide_b) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum::<f32>() + rest
+}
+
 fn pair(value: u32, item: u32) -> u64 {
     u64::from(value) << 32 | u64::from(item)
 }
@@ -367,19 +417,26 @@ fn directions(vectors: &Vectors, width: usize) -> Vec<f32> {
 
 /// The first columns of the users that fall into values, as numbers.
 fn user_columns(users: &FeatureTable, declared: &Columns) -> Vec<(String, Vec<u32>)> {
-    let numbers = |column: &Column| match (&column.values, declared.get(&column.name)) {
-        (ColumnValues::Text(texts), _) => {
-            let mut vocabulary = HashMap::new();
-            Some(texts.iter().map(|text| text.as_deref().map_or(NONE, |text| number(&mut vocabulary, text))).collect())
+    let numbers = |column: &Column| -> Option<Vec<u32>> {
+        match (&column.values, declared.get(&column.name)) {
+            (ColumnValues::Text(texts), _) => {
+                let mut vocabulary = HashMap::new();
+                Some(
+                    texts
+                        .iter()
+                        .map(|text| text.as_deref().map_or(NONE, |text| number(&mut vocabulary, text)))
+                        .collect(),
+                )
+            }
+            (ColumnValues::Number(values), Some(FeatureKind::Bucketed { edges })) => {
+                let bucket = |value: &f64| match value.is_nan() {
+                    true => NONE,
+                    false => edges.partition_point(|edge| edge <= value) as u32,
+                };
+                Some(values.iter().map(bucket).collect())
+            }
+            _ => None,
         }
-        (ColumnValues::Number(values), Some(FeatureKind::Bucketed { edges })) => {
-            let bucket = |value: &f64| match value.is_nan() {
-                true => NONE,
-                false => edges.partition_point(|edge| edge <= value) as u32,
-            };
-            Some(values.iter().map(bucket).collect())
-        }
-        _ => None,
     };
     let columns = users.columns.iter().filter_map(|column| Some((column.name.clone(), numbers(column)?)));
     columns.take(USER_COLUMNS).collect()

@@ -73,7 +73,7 @@ pub fn train_reranker(options: &RerankOptions) -> Result<RerankSummary> {
     let dataset = run.dataset(options.dataset.as_deref())?;
     let material = Material::new(&run, &dataset, options.device, &config)?;
     let Made { train, held_out, kind, with_followers, knowledge } = material.examples()?;
-    let boosting = BoostingOptions {
+    let growth = BoostingOptions {
         objective: match config.objective {
             RerankerObjective::Binary => Objective::Binary,
             RerankerObjective::Lambda => Objective::Lambda,
@@ -85,7 +85,7 @@ pub fn train_reranker(options: &RerankOptions) -> Result<RerankSummary> {
         l2: config.l2,
         ..BoostingOptions::default()
     };
-    let fitted = boosting::fit(&train, &held_out, &boosting)?;
+    let fitted = boosting::fit(&train, &held_out, &growth)?;
     let model_scores: Vec<f64> =
         held_out.values.chunks_exact(held_out.features).map(|row| f64::from(row[Fixed::Score as usize])).collect();
     let measured = held_out.ndcg(&model_scores).zip(fitted.held_out_ndcg).map(|(model_ndcg, trees_ndcg)| HeldOut {
