@@ -517,7 +517,7 @@ mod tests {
         assert!(message(BatchEntry { filter: vec!["a=b".into(); 9], ..some() }).contains("at most 8"));
         assert!(message(BatchEntry { filter: vec!["a".repeat(257)], ..some() }).contains("257 bytes"));
         assert!(message(BatchEntry { user_id: Some("u".repeat(513)), ..some() }).contains("512"));
-        let settings = checked_settings(&config, &some()).ok().unwrap();
+        let settings = checked_settings(&config, &some()).unwrap();
         assert_eq!((settings.k, settings.exclude_seen), (10, true));
     }
 }
