@@ -425,7 +425,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_waited_beyond_its_deadline_is_not_worked_on() {
-        let (_, dispatcher) = dispatcher(engine(Which::First), 1, 1, 100);
+        let (_, dispatcher) = dispatcher(engine(Which::First), 1, 16, 100);
         let dispatcher = Arc::new(dispatcher);
         let (make, is_begun, go) = held();
         let other = Arc::clone(&dispatcher);
@@ -463,8 +463,9 @@ mod tests {
         }
         let closing = Arc::clone(&dispatcher);
         let closing = tokio::task::spawn_blocking(move || closing.close_and_drain());
-        while !matches!(dispatcher.submit(list(), soon()).await, Err(DispatchError::Closed)) {
-            tokio::task::yield_now().await;
+        // Until it is closed this is let in, and gives up at once.
+        while !matches!(dispatcher.submit(list(), Instant::now()).await, Err(DispatchError::Closed)) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         go.send(()).unwrap();
         closing.await.unwrap();

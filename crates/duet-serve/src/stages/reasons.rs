@@ -20,7 +20,6 @@ const MOST_REASONS: usize = 3;
 
 /// The reasons of every candidate; nothing at all if the tower fails.
 pub(crate) fn of(engine: &Engine, towers: &mut Towers, draft: &Draft<'_>) -> Vec<Vec<Reason>> {
-    let Some(vector) = &draft.vector else { return Vec::new() };
     let history = &draft.history;
     let mut left_out: Vec<ItemIdx> = Vec::new();
     for &item in history.window.iter().rev() {
@@ -32,13 +31,14 @@ pub(crate) fn of(engine: &Engine, towers: &mut Towers, draft: &Draft<'_>) -> Vec
         return Vec::new();
     }
     let rests: Vec<(Vec<ItemIdx>, Vec<f32>)> = left_out.iter().map(|&item| without(history, item)).collect();
-    let inputs = rests.iter().map(|(items, weights)| UserInput {
+    // The whole history goes with them: both sides of a difference come from one batch, and no batch is without a single item.
+    let inputs = std::iter::once(history.input()).chain(rests.iter().map(|(items, weights)| UserInput {
         items,
         weights,
         // The history is as long as before: only what the item says is missing.
         before: history.before + history.window.len() - items.len(),
         ..history.input()
-    });
+    }));
     let vectors = match towers.embed(&engine.config, &engine.user_features, inputs) {
         Ok(vectors) => vectors,
         Err(error) => {
@@ -47,16 +47,17 @@ pub(crate) fn of(engine: &Engine, towers: &mut Towers, draft: &Draft<'_>) -> Vec
         }
     };
     let width = towers.width();
+    let (whole, others) = vectors.split_at(width.min(vectors.len()));
     let items = engine.index.vectors();
     draft
         .candidates
         .iter()
         .map(|entry| {
             let item = items.row(entry.item.index());
-            let score = dot(vector, item);
+            let score = dot(whole, item);
             let falls = left_out
                 .iter()
-                .zip(vectors.chunks_exact(width))
+                .zip(others.chunks_exact(width))
                 .map(|(&left_out, vector)| Reason { item: left_out, share: score - dot(vector, item) });
             shares(falls.collect())
         })
