@@ -157,29 +157,25 @@ async fn http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, shar
     let Shared { router, builder, mut phase, .. } = shared;
     let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut served = pin!(served);
-    loop {
-        tokio::select! {
-            ended = served.as_mut() => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection ended early");
-                }
+    tokio::select! {
+        ended = served.as_mut() => return logged(ended),
+        // Seen at once by a connection that was accepted just before the change: the receiver is a clone of the first.
+        changed = phase.wait_for(|phase| *phase != Phase::Serving) => {
+            if !matches!(changed.map(|phase| *phase), Ok(Phase::Draining)) {
                 return;
             }
-            // Seen at once by a connection that was accepted just before the change: the receiver is a clone of the first.
-            changed = phase.wait_for(|phase| *phase != Phase::Serving) => match changed.map(|phase| *phase) {
-                Ok(Phase::Draining) => break,
-                _ => return,
-            },
         }
     }
     served.as_mut().graceful_shutdown();
     tokio::select! {
-        ended = served => {
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection ended early");
-            }
-        }
+        ended = served => logged(ended),
         _ = phase.wait_for(|phase| *phase == Phase::Cut) => {}
+    }
+}
+
+fn logged(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
     }
 }
 
@@ -253,7 +249,10 @@ mod tests {
         let (stop, stopped) = oneshot::channel::<()>();
         let counted = Arc::clone(&stats);
         let ended = tokio::spawn(async move {
-            serve(listener, None, router, &limits, counted, async { drop(stopped.await) }).await;
+            serve(listener, None, router, &limits, counted, async {
+                let _ = stopped.await;
+            })
+            .await;
         });
         Running { address, stop, ended, stats }
     }
@@ -328,7 +327,7 @@ mod tests {
         let answer = send(address, &format!("{chunked}{chunk}0\r\n\r\n")).await;
         assert!(answer.contains("2048 bytes"), "{answer}");
         let started = Instant::now();
-        let half = "POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf";
+        let half = "POST /v1/events HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 100\r\n\r\nhalf";
         let answer = send(address, half).await;
         assert!(status(&answer) == "400" && answer.contains("within 1 s"), "{answer}");
         assert!(started.elapsed() < Duration::from_secs(5));

@@ -227,7 +227,9 @@ pub struct ServerHandle {
 pub fn spawn(config: ServeConfig, clock: Clock) -> Result<ServerHandle> {
     let (ready, is_ready) = mpsc::sync_channel(1);
     let (stop, stopped) = oneshot::channel::<()>();
-    let stopped = async move { drop(stopped.await) };
+    let stopped = async move {
+        let _ = stopped.await;
+    };
     let work = move || {
         run(config, clock, stopped, |server| {
             // Whoever waits for this is in this very function.
