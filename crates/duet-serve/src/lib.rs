@@ -30,6 +30,8 @@ pub mod request;
 mod segments;
 pub mod served_log;
 pub mod server;
+#[cfg(test)]
+mod small_bundle;
 mod stages;
 pub mod stats;
 pub mod swap;

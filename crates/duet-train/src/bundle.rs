@@ -45,10 +45,10 @@ pub const MAGIC: &str = "duet-bundle";
 /// Format version this build writes and reads.
 pub const VERSION: u32 = 1;
 
-const ITEMS: &str = "items.parquet";
-const USERS: &str = "users.parquet";
-const INDEX: &str = "index.ivf";
-const DATA: &str = "data";
+pub(crate) const ITEMS: &str = "items.parquet";
+pub(crate) const USERS: &str = "users.parquet";
+pub(crate) const INDEX: &str = "index.ivf";
+pub(crate) const DATA: &str = "data";
 /// The dataset's files that a bundle carries.
 const DATA_FILES: [&str; 3] = ["users.parquet", "items.parquet", "timeline.parquet"];
 
@@ -149,6 +149,14 @@ pub struct OpenBundle {
 /// [`Error::Data`] naming the file that is missing, truncated or damaged.
 pub fn open_info(dir: &Path) -> Result<BundleInfo> {
     Ok(Manifest::<BundleInfo>::open(dir, MAGIC, VERSION)?.body)
+}
+
+/// Reads a bundle's manifest alone: nothing it lists is looked at.
+///
+/// # Errors
+/// [`Error::Data`] naming the manifest if it is missing, damaged or of another kind.
+pub fn read_info(dir: &Path) -> Result<BundleInfo> {
+    Ok(Manifest::<BundleInfo>::open_unchecked(dir, MAGIC, VERSION)?.body)
 }
 
 /// Opens a bundle.

@@ -6,7 +6,7 @@
 //! * [`warm_start`]: the parameters of one run as the beginning of another.
 //! * [`batcher::Batcher`]: training events to batches, a pure function of seed, epoch and number.
 //! * [`bundle::embed`]: a run to a *bundle*: vectors, index, fallbacks, checked against exact search.
-//! * [`retriever::Retriever`]: lists for users, from a run or a bundle.
+//! * [`retriever::Retriever`]: lists for users, from a run or a bundle. [`serving`]: a bundle read for a service.
 //! * [`pipeline`]: all of it on a schedule, from new events to a published bundle.
 //! * [`champion`]: which bundle is the champion, by a link with a history.
 //! * [`compare`](mod@compare): two recommenders on the same users, with a verdict.
@@ -29,6 +29,7 @@ pub mod retriever;
 pub mod run;
 pub mod schedule;
 pub mod served;
+pub mod serving;
 pub mod train;
 pub mod validation;
 pub mod warm_start;

@@ -1,6 +1,6 @@
 //! Lists for users: vectors, an index and fallbacks, from a run or from a bundle.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{collections::BTreeSet, fmt, path::Path, sync::Arc};
 
 use duet_core::{
     Error, ItemIdx, Result, UserIdx,
@@ -190,60 +190,12 @@ impl Retriever {
         Ok(users.iter().zip(&rows).zip(lists).map(list).collect())
     }
 
-    /// Items allowed by an expression: `column=value` for text columns (one of its values for lists), `column>=number` or
-    /// `column<=number` for numbers.
+    /// Items allowed by an expression: see [`item_filter`].
     ///
     /// # Errors
-    /// [`Error::Input`] saying which forms, columns or values exist.
+    /// As [`item_filter`].
     pub fn filter(&self, expression: &str) -> Result<ItemFilter> {
-        let (name, operator, value) = [">=", "<=", "="]
-            .iter()
-            .find_map(|operator| {
-                expression.split_once(operator).map(|(name, value)| (name.trim(), *operator, value.trim()))
-            })
-            .ok_or_else(|| {
-                Error::input(format!("filter {expression:?}: expected column=value, column>=number or column<=number"))
-            })?;
-        let plural = format!("{name}s");
-        let column = self.items.columns.iter().find(|column| column.name == name || column.name == plural);
-        let column = match column {
-            Some(column) => column,
-            None => self.items.column(name)?,
-        };
-        let number = || {
-            value.parse::<f64>().map_err(|_| Error::input(format!("filter {expression:?}: {value:?} is not a number")))
-        };
-        let filter = match (&column.values, operator) {
-            (ColumnValues::Text(values), "=") => self.allow(|item| values[item].as_deref() == Some(value)),
-            (ColumnValues::TextList(values), "=") => self.allow(|item| values[item].iter().any(|one| one == value)),
-            (ColumnValues::Number(values), _) => {
-                let number = number()?;
-                self.allow(|item| match operator {
-                    ">=" => values[item] >= number,
-                    "<=" => values[item] <= number,
-                    _ => values[item] == number,
-                })
-            }
-            _ => {
-                return Err(Error::input(format!(
-                    "filter {expression:?}: {} can't be compared with {operator}",
-                    column.name
-                )));
-            }
-        };
-        if filter.count() == 0 {
-            return Err(Error::input(format!(
-                "filter {expression:?} allows no item{}",
-                examples(&column.values)
-                    .map(|some| format!("; {} holds values such as {some}", column.name))
-                    .unwrap_or_default()
-            )));
-        }
-        Ok(filter)
-    }
-
-    fn allow(&self, allowed: impl Fn(usize) -> bool) -> ItemFilter {
-        ItemFilter::from_predicate(self.items.len(), |item| allowed(item.index()))
+        item_filter(&self.items, expression)
     }
 
     /// The row of an item given by its id or, failing that, its name (case aside).
@@ -309,7 +261,60 @@ impl Retriever {
     }
 }
 
-fn has_features(users: &FeatureTable, row: usize) -> bool {
+/// Items allowed by an expression: `column=value` for text columns (one of its values for lists), `column>=number` or
+/// `column<=number` for numbers.
+///
+/// # Errors
+/// [`Error::Input`] saying which forms, columns or values exist.
+pub fn item_filter(items: &FeatureTable, expression: &str) -> Result<ItemFilter> {
+    let (name, operator, value) = [">=", "<=", "="]
+        .iter()
+        .find_map(|operator| {
+            expression.split_once(operator).map(|(name, value)| (name.trim(), *operator, value.trim()))
+        })
+        .ok_or_else(|| {
+            Error::input(format!("filter {expression:?}: expected column=value, column>=number or column<=number"))
+        })?;
+    let plural = format!("{name}s");
+    let column = items.columns.iter().find(|column| column.name == name || column.name == plural);
+    let column = match column {
+        Some(column) => column,
+        None => items.column(name)?,
+    };
+    let allow = |allowed: &dyn Fn(usize) -> bool| ItemFilter::from_predicate(items.len(), |item| allowed(item.index()));
+    let number =
+        || value.parse::<f64>().map_err(|_| Error::input(format!("filter {expression:?}: {value:?} is not a number")));
+    let filter = match (&column.values, operator) {
+        (ColumnValues::Text(values), "=") => allow(&|item| values[item].as_deref() == Some(value)),
+        (ColumnValues::TextList(values), "=") => allow(&|item| values[item].iter().any(|one| one == value)),
+        (ColumnValues::Number(values), _) => {
+            let number = number()?;
+            allow(&|item| match operator {
+                ">=" => values[item] >= number,
+                "<=" => values[item] <= number,
+                _ => values[item] == number,
+            })
+        }
+        _ => {
+            return Err(Error::input(format!(
+                "filter {expression:?}: {} can't be compared with {operator}",
+                column.name
+            )));
+        }
+    };
+    if filter.count() == 0 {
+        return Err(Error::input(format!(
+            "filter {expression:?} allows no item{}",
+            examples(&column.values)
+                .map(|some| format!("; {} holds values such as {some}", column.name))
+                .unwrap_or_default()
+        )));
+    }
+    Ok(filter)
+}
+
+/// Whether anything is known of a user beside the id.
+pub fn has_features(users: &FeatureTable, row: usize) -> bool {
     users.columns.iter().any(|column| match &column.values {
         ColumnValues::Text(values) => values[row].is_some(),
         ColumnValues::TextList(values) => !values[row].is_empty(),
@@ -319,12 +324,12 @@ fn has_features(users: &FeatureTable, row: usize) -> bool {
 }
 
 fn examples(values: &ColumnValues) -> Option<String> {
-    let mut some: Vec<&str> = match values {
-        ColumnValues::Text(values) => values.iter().flatten().map(String::as_str).collect(),
-        ColumnValues::TextList(values) => values.iter().flatten().map(String::as_str).collect(),
+    // One by one: a column holds few values many times, and collecting would sort them all.
+    let mut some: BTreeSet<&str> = BTreeSet::new();
+    match values {
+        ColumnValues::Text(values) => some.extend(values.iter().flatten().map(String::as_str)),
+        ColumnValues::TextList(values) => some.extend(values.iter().flatten().map(String::as_str)),
         _ => return None,
-    };
-    some.sort_unstable();
-    some.dedup();
-    (!some.is_empty()).then(|| some.iter().take(8).copied().collect::<Vec<_>>().join(", "))
+    }
+    (!some.is_empty()).then(|| some.into_iter().take(8).collect::<Vec<_>>().join(", "))
 }

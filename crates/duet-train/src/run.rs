@@ -155,7 +155,7 @@ impl Run {
 /// [`Error::Data`] naming the file, if it is not a tensor file or belongs to another model.
 pub fn load_model(path: &Path, config: &Config, info: &RunInfo, device: &OpenDevice) -> Result<TwoTower> {
     let tensors = tensor_file::read(path)?;
-    let mut model = TwoTower::new(&config.model, &config.loss, info.shape(), device, 0);
+    let mut model = TwoTower::unset(&config.model, &config.loss, info.shape(), device);
     model.restore(&tensors).map_err(|error| Error::data(path, error.to_string()))?;
     Ok(model)
 }

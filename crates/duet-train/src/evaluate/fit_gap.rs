@@ -98,6 +98,7 @@ impl FitGap {
                     trained_row: (!range.is_empty()).then_some(user.0),
                     items: &timeline.items[range.clone()],
                     weights: timeline.weights.get(range).unwrap_or(&[]),
+                    before: 0,
                 }
             });
             let vectors = embed_users(&run.model, &run.config, &features, inputs)?;
