@@ -27,6 +27,7 @@ const COMMANDS: [&str; 22] = [
     "run",
     "serve",
     "recommend",
+    "precompute",
     "similar",
     "inspect",
     "bench",

@@ -26,6 +26,7 @@ mod lists;
 mod logging;
 mod man;
 mod nats;
+mod precompute;
 mod prepare;
 mod privacy;
 mod recommend;
@@ -73,6 +74,7 @@ enum Command {
     Run(run::RunArgs),
     Serve(serve::ServeArgs),
     Recommend(recommend::RecommendArgs),
+    Precompute(precompute::PrecomputeArgs),
     Similar(similar::SimilarArgs),
     Inspect(inspect::InspectArgs),
     Bench(bench::BenchArgs),
@@ -141,6 +143,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
             Command::Run(args) => run::run(args, out),
             Command::Serve(args) => serve::run(args, out),
             Command::Recommend(args) => recommend::run(args, out),
+            Command::Precompute(args) => precompute::run(args, out),
             Command::Similar(args) => similar::run(args, out),
             Command::Inspect(args) => inspect::run(args, out),
             Command::Bench(args) => bench::run(args, out),
