@@ -13,6 +13,7 @@ mod interruption;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod measures;
+mod page;
 mod path;
 mod personal;
 mod regressions;
