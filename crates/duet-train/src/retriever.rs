@@ -9,10 +9,12 @@ use duet_core::{
     table::{ColumnValues, FeatureTable},
 };
 use duet_data::dataset::{Dataset, Timeline};
+use duet_model::model::TwoTower;
 use duet_retrieval::{
     Query, Recommender, Scored, VectorRecommender,
     baselines::{Popularity, Trending},
     filter::ItemFilter,
+    rerank::Reranked,
     search::{ExactIndex, Index, SearchRequest, VectorSearch},
     vectors::Vectors,
 };
@@ -21,6 +23,7 @@ use crate::{
     embedding_pass::{embed_items, embed_users, timeline_users},
     interactions::interactions,
     prior::{item_counts, trend_shift},
+    reranker::{BOOSTED_TREES, RunReranker},
     run::Run,
     served::{ServedTwoTower, TWO_TOWER},
 };
@@ -66,6 +69,8 @@ pub struct Retriever {
     timeline: Timeline,
     /// Components of an item vector that carry direction: all but the bias.
     direction_width: usize,
+    /// The second stage, where it was asked for.
+    reranker: Option<RunReranker>,
 }
 
 /// The vectors of a run over its dataset.
@@ -84,16 +89,23 @@ pub struct RunVectors {
 /// # Errors
 /// As [`Dataset::timeline`] and the embedding.
 pub fn run_vectors(run: &Run, dataset: &Dataset) -> Result<RunVectors> {
+    vectors_of(&run.model, run, dataset, &dataset.timeline()?)
+}
+
+/// Embeds every item and user by other parameters of the run, as if nothing but `timeline` were known.
+///
+/// # Errors
+/// As [`run_vectors`].
+pub(crate) fn vectors_of(model: &TwoTower, run: &Run, dataset: &Dataset, timeline: &Timeline) -> Result<RunVectors> {
     let (users, items) = run.info.encode(dataset)?;
-    let timeline = dataset.timeline()?;
-    let model = &run.config.model;
+    let config = &run.config.model;
     let n_items = run.info.dataset.counts.items as usize;
-    let counts = item_counts(&timeline, n_items);
-    let shift = trend_shift(&timeline, n_items, model.trend_weight, model.trend_half_life_days);
+    let counts = item_counts(timeline, n_items);
+    let shift = trend_shift(timeline, n_items, config.trend_weight, config.trend_half_life_days);
     Ok(RunVectors {
-        items: embed_items(&run.model, &items, &counts, &shift)?,
-        users: embed_users(&run.model, &run.config, &users, timeline_users(&timeline))?,
-        direction_width: model.dim,
+        items: embed_items(model, &items, &counts, &shift)?,
+        users: embed_users(model, &run.config, &users, timeline_users(timeline))?,
+        direction_width: config.dim,
     })
 }
 
@@ -137,7 +149,45 @@ impl Retriever {
         };
         let model = VectorRecommender::new(TWO_TOWER, user_vectors, index)?;
         let served = ServedTwoTower::new(TWO_TOWER, model, personal, fallback)?;
-        Ok(Self { items, users: users.ids, served, timeline, direction_width: config.model.dim })
+        Ok(Self { items, users: users.ids, served, timeline, direction_width: config.model.dim, reranker: None })
+    }
+
+    /// The same with the lists of the model put in order by the trees of a run.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the run has none; as [`RunReranker::of_run`].
+    pub fn reranked_by_run(self, run: &Run, dataset: &Dataset) -> Result<Self> {
+        let reranker = RunReranker::of_run(run, dataset, &self.served)?;
+        self.with_reranker(reranker, &run.dir)
+    }
+
+    /// The same by the trees of a bundle.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the bundle has none; as [`RunReranker::of_bundle`].
+    pub fn reranked_by_bundle(self, bundle: &Path) -> Result<Self> {
+        let reranker = RunReranker::of_bundle(bundle, &self.served)?;
+        self.with_reranker(reranker, bundle)
+    }
+
+    fn with_reranker(self, reranker: Option<RunReranker>, place: &Path) -> Result<Self> {
+        if reranker.is_none() {
+            return Err(Error::input(format!(
+                "{} holds no re-ranker; make one with `duet rerank --run RUN` (and `embed` again, for a bundle)",
+                place.display()
+            )));
+        }
+        Ok(Self { reranker, ..self })
+    }
+
+    /// The model, its fallback and the trees that were asked for, as a recommender to measure.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if no trees were asked for.
+    pub fn into_reranked(self, name: &str) -> Result<Reranked<ServedTwoTower, RunReranker>> {
+        let Some(reranker) = self.reranker else { return Err(Error::Internal("no re-ranker was opened".into())) };
+        let candidates = reranker.candidates();
+        Reranked::new(name, self.served, reranker, candidates)
     }
 
     /// The model with its fallback, as a recommender to measure.
@@ -181,7 +231,12 @@ impl Retriever {
             .collect();
         let queries: Vec<Query<'_>> =
             rows.iter().zip(&seen).map(|(&user, exclude)| Query { user, history: &[], k, filter, exclude }).collect();
-        let lists = self.served.recommend(&queries)?;
+        let lists = match &self.reranker {
+            Some(trees) => {
+                Reranked::new(BOOSTED_TREES, &self.served, trees, trees.candidates())?.recommend(&queries)?
+            }
+            None => self.served.recommend(&queries)?,
+        };
         let list = |((user_id, &row), items): ((&String, &Option<UserIdx>), Vec<Scored>)| UserList {
             user_id: user_id.clone(),
             source: if self.served.is_personal(row) { ListSource::Personal } else { ListSource::Trending },

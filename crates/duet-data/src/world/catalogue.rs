@@ -130,6 +130,15 @@ impl Catalogue {
         catalogue
     }
 
+    /// Makes the tables of the days before `end` too; without them, later days are drawn as the last one that has some.
+    pub(super) fn extend(&mut self, end: i32) {
+        let count = (end + self.days_per_table - 1) / self.days_per_table;
+        for table in self.tables.len() as i32..count {
+            let made = self.make_tables(table * self.days_per_table);
+            self.tables.push(made);
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.names.len()
     }

@@ -21,6 +21,7 @@ pub(super) enum Stream {
     Phase,
     Dirt,
     Drift,
+    Login,
 }
 
 /// A short-lived generator.

@@ -2,6 +2,7 @@
 //!
 //! * [`WorldOptions`]: how large, how long, how dirty.
 //! * [`generate`]: writes the world as an artifact directory (magic [`MAGIC`]).
+//! * [`Visitors`]: its listeners after the last day, to be served lists by a real service.
 //! * [`load_accounts`]: puts its accounts into a Postgres database.
 //!
 //! The model of the truth is `p(artist | user, day) = sum_g theta[user][g] * phi[g][artist](day)` over micro-genres
@@ -24,7 +25,9 @@ mod listener;
 mod options;
 mod postgres;
 mod truth;
+mod visitors;
 
 pub use generate::{MAGIC, Stats, VERSION, WorldSummary, generate};
 pub use options::{Dirt, WorldOptions};
 pub use postgres::{AccountsTable, load_accounts};
+pub use visitors::{Habits, Login, MAX_LOGINS, Visit, Visitors};
