@@ -368,7 +368,7 @@ mod tests {
         assert!(message("", &["limits.queue=0"]).contains("limits.queue must be between 1"));
         assert!(message("", &["lists.default_k=101"]).contains("lists.max_k (100)"));
         assert!(message("", &["tls.key=key.pem"]).contains("tls.certificate"));
-        assert!(message("", &["listen=8080"]).contains("HOST:PORT"));
+        assert!(message("", &["listen=here"]).contains("HOST:PORT"));
         assert!(message("", &["bundle="]).contains("s3://"));
         let variant = |share: &str, more: &str| {
             format!("[[variants]]\nname = \"a\"\nshare = {share}\nrecommender = \"trending\"\nrerank = false\n{more}")

@@ -28,7 +28,9 @@ use crate::{
 };
 
 /// Connections beyond the number that are being told so at once; the next ones wait to be accepted.
-const TURNED_AWAY: usize = 512;
+const TURNED_AWAY: usize = 128;
+/// Open files that are kept for everything else: journal, logs, bundles, stores.
+const OTHER_FILES: usize = 128;
 /// Time for a connection that is turned away to send its request.
 const TURNED_AWAY_TIME: Duration = Duration::from_secs(1);
 /// The pause after a failure to accept, such as too many open files.
@@ -67,7 +69,8 @@ pub(crate) async fn serve(
     let (phase, seen) = watch::channel(Phase::Serving);
     let head_time = Duration::from_secs(limits.header_timeout_s);
     let shared = Shared { tls, router, builder: builder(limits), head_time, phase: seen };
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let number = number(limits.connections, open_files());
+    let places = Arc::new(Semaphore::new(number));
     let lane = Arc::new(Semaphore::new(TURNED_AWAY));
     let open = metrics::gauge!("duet_connections");
     let mut stop = pin!(stop);
@@ -111,14 +114,36 @@ pub(crate) async fn serve(
     }
     drop(listener);
     phase.send_replace(Phase::Draining);
-    let all = u32::try_from(limits.connections).unwrap_or(u32::MAX);
+    let all = u32::try_from(number).unwrap_or(u32::MAX);
     let drained = tokio::time::timeout(Duration::from_secs(limits.drain_s), places.acquire_many(all)).await;
     if drained.is_err() {
-        let left = limits.connections - places.available_permits();
+        let left = number - places.available_permits();
         tracing::warn!(connections = left, "cut off: they did not end within limits.drain_s");
         phase.send_replace(Phase::Cut);
         let _ = tokio::time::timeout(Duration::from_secs(1), places.acquire_many(all)).await;
     }
+}
+
+/// How many connections there may be: as many as configured, unless the process may not open so many files. To be told 503 is better than to
+/// wait for a file that somebody else closes.
+fn number(configured: usize, open_files: Option<usize>) -> usize {
+    let possible = open_files.map_or(usize::MAX, |files| files.saturating_sub(TURNED_AWAY + OTHER_FILES).max(1));
+    if possible < configured {
+        tracing::warn!(
+            configured,
+            possible,
+            "fewer connections than limits.connections: the process may open too few files (ulimit -n)"
+        );
+    }
+    configured.min(possible)
+}
+
+/// How many files this process may have open, where the system says so.
+fn open_files() -> Option<usize> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    // Soft limit, hard limit, unit; "unlimited" is no number.
+    line.split_whitespace().next()?.parse().ok()
 }
 
 fn builder(limits: &LimitsConfig) -> http1::Builder {
@@ -157,29 +182,25 @@ async fn http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, shar
     let Shared { router, builder, mut phase, .. } = shared;
     let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut served = pin!(served);
-    loop {
-        tokio::select! {
-            ended = served.as_mut() => {
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection ended early");
-                }
+    tokio::select! {
+        ended = served.as_mut() => return logged(ended),
+        // Seen at once by a connection that was accepted just before the change: the receiver is a clone of the first.
+        changed = phase.wait_for(|phase| *phase != Phase::Serving) => {
+            if !matches!(changed.map(|phase| *phase), Ok(Phase::Draining)) {
                 return;
             }
-            // Seen at once by a connection that was accepted just before the change: the receiver is a clone of the first.
-            changed = phase.wait_for(|phase| *phase != Phase::Serving) => match changed.map(|phase| *phase) {
-                Ok(Phase::Draining) => break,
-                _ => return,
-            },
         }
     }
     served.as_mut().graceful_shutdown();
     tokio::select! {
-        ended = served => {
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection ended early");
-            }
-        }
+        ended = served => logged(ended),
         _ = phase.wait_for(|phase| *phase == Phase::Cut) => {}
+    }
+}
+
+fn logged(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
     }
 }
 
@@ -253,7 +274,10 @@ mod tests {
         let (stop, stopped) = oneshot::channel::<()>();
         let counted = Arc::clone(&stats);
         let ended = tokio::spawn(async move {
-            serve(listener, None, router, &limits, counted, async { drop(stopped.await) }).await;
+            serve(listener, None, router, &limits, counted, async {
+                let _ = stopped.await;
+            })
+            .await;
         });
         Running { address, stop, ended, stats }
     }
@@ -328,7 +352,7 @@ mod tests {
         let answer = send(address, &format!("{chunked}{chunk}0\r\n\r\n")).await;
         assert!(answer.contains("2048 bytes"), "{answer}");
         let started = Instant::now();
-        let half = "POST /v1/events HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf";
+        let half = "POST /v1/events HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 100\r\n\r\nhalf";
         let answer = send(address, half).await;
         assert!(status(&answer) == "400" && answer.contains("within 1 s"), "{answer}");
         assert!(started.elapsed() < Duration::from_secs(5));
@@ -388,6 +412,14 @@ mod tests {
         assert_eq!(status(&first.await.unwrap()), "200");
         assert_eq!(status(&send(address, &ask("GET", "/v1/users/x/recommendations", "", "")).await), "200");
         assert_eq!(stats.shed_total(), 1);
+    }
+
+    #[test]
+    fn open_files_bound_the_connections() {
+        assert_eq!([number(100, None), number(100, Some(10_000))], [100, 100]);
+        assert_eq!([number(4096, Some(1024)), number(4096, Some(10))], [1024 - TURNED_AWAY - OTHER_FILES, 1]);
+        #[cfg(target_os = "linux")]
+        assert!(open_files().is_none_or(|files| files > 0));
     }
 
     #[tokio::test]

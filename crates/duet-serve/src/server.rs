@@ -227,7 +227,9 @@ pub struct ServerHandle {
 pub fn spawn(config: ServeConfig, clock: Clock) -> Result<ServerHandle> {
     let (ready, is_ready) = mpsc::sync_channel(1);
     let (stop, stopped) = oneshot::channel::<()>();
-    let stopped = async move { drop(stopped.await) };
+    let stopped = async move {
+        let _ = stopped.await;
+    };
     let work = move || {
         run(config, clock, stopped, |server| {
             // Whoever waits for this is in this very function.
@@ -284,12 +286,193 @@ impl Drop for ServerHandle {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::io::{Read, Write};
+
+    use serde_json::Value;
+
     use super::*;
+    use crate::small_bundle::{Which, bundle};
 
     fn message(settings: &[&str]) -> String {
         let settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
         let config = ServeConfig::resolve(&[], &settings).unwrap();
         spawn(config, Clock::manual(0)).err().unwrap().to_string()
+    }
+
+    /// A service on a bundle of the tests, behind a link that can be turned.
+    struct World {
+        dir: tempfile::TempDir,
+        settings: Vec<String>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let shown = dir.path().display();
+            let settings = [
+                "listen=127.0.0.1:0".to_owned(),
+                format!("bundle={shown}/champion"),
+                format!("events.dir={shown}/events"),
+                format!("served_log.dir={shown}/served"),
+                "swap.poll_ms=5".to_owned(),
+                "engine.workers=2".to_owned(),
+                "limits.deadline_ms=5000".to_owned(),
+            ];
+            Self { dir, settings: settings.to_vec() }
+        }
+
+        #[cfg(unix)]
+        fn turn(&self, to: &Path) {
+            let (link, partial) = (self.dir.path().join("champion"), self.dir.path().join("next"));
+            std::os::unix::fs::symlink(to, &partial).unwrap();
+            std::fs::rename(partial, link).unwrap();
+        }
+
+        fn start(&self) -> ServerHandle {
+            spawn(ServeConfig::resolve(&[], &self.settings).unwrap(), Clock::system()).unwrap()
+        }
+    }
+
+    fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all((head + body).as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    fn json(address: SocketAddr, path: &str) -> Value {
+        let (status, body) = ask(address, "GET", path, "");
+        assert_eq!(status, 200, "{path}: {body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    fn shown(list: &Value) -> Vec<String> {
+        let items = list["items"].as_array().unwrap().iter();
+        items.map(|item| item["item_id"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Waits until a condition holds; a test must not hang.
+    fn eventually(holds: impl Fn() -> bool) {
+        let started = std::time::Instant::now();
+        while !holds() {
+            assert!(started.elapsed() < Duration::from_secs(20), "it never held");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn lists_events_and_status_over_http_and_the_events_outlive_the_process() {
+        let world = World::new();
+        world.turn(&bundle(Which::First));
+        let server = world.start();
+        let address = server.address();
+        assert_eq!(ask(address, "GET", "/healthz", ""), (200, "ok".to_owned()));
+        assert_eq!(ask(address, "GET", "/readyz", "").0, 200);
+        let list = json(address, "/v1/users/u0/recommendations?k=5&explain=true");
+        assert_eq!((&list["source"], shown(&list).len()), (&Value::from("personal"), 5), "{list}");
+        let of_nobody = json(address, "/v1/users/nobody/recommendations");
+        assert_eq!(of_nobody["source"], "trending", "{of_nobody}");
+        // The first of what an unknown listener is shown is clicked: the next list knows.
+        let first = shown(&of_nobody)[0].clone();
+        let event = serde_json::json!({
+            "event_id": "e1", "type": "click", "user_id": "nobody", "item_kind": "artist", "item_id": first,
+            "ts": Clock::system().now_text(), "request_id": of_nobody["request_id"], "position": 0
+        });
+        let (status, body) = ask(address, "POST", "/v1/events", &event.to_string());
+        assert!(status == 200 && body.contains("\"accepted\":1"), "{body}");
+        let next = json(address, "/v1/users/nobody/recommendations");
+        assert!(next["source"] == "personal" && !shown(&next).contains(&first), "{next}");
+        let similar = json(address, &format!("/v1/artists/{first}/similar?k=3"));
+        assert_eq!(shown(&similar).len(), 3);
+        assert_eq!(json(address, "/v1/listeners?query=u24&limit=2")["listeners"], serde_json::json!(["u24", "u240"]));
+        let status = json(address, "/v1/status");
+        assert_eq!((&status["items"], &status["users"]), (&Value::from(200), &Value::from(242)), "{status}");
+        assert_eq!(status["sources"]["personal"], 2, "{status}");
+        assert!(
+            status["coverage"].as_f64().unwrap() > 0.0 && status["swaps"].as_array().unwrap().len() == 1,
+            "{status}"
+        );
+        let (_, metrics) = ask(address, "GET", "/metrics", "");
+        assert!(metrics.contains("duet_lists_total{source=\"personal\"}"), "{metrics}");
+        for (method, path, expected) in [
+            ("GET", "/v1/users/u0/recommendations?limit=5", 400),
+            ("GET", "/v1/users/u0/recommendations?k=0", 400),
+            ("GET", "/v1/users/u0/recommendations?kind=song", 400),
+            ("GET", "/v1/artists/none/similar", 404),
+            ("POST", "/v1/events", 400),
+            ("GET", "/v1/events", 405),
+            ("GET", "/v1/none", 404),
+        ] {
+            let (status, body) = ask(address, method, path, "");
+            assert_eq!(status, expected, "{path}: {body}");
+            assert!(body.contains("error_type"), "{path}: {body}");
+        }
+        server.stop().unwrap();
+        let logged: usize =
+            std::fs::read_dir(world.dir.path().join("served")).unwrap().flatten().fold(0, |lines, file| {
+                let is_segment = file.file_name().to_string_lossy().ends_with(".jsonl");
+                lines + if is_segment { std::fs::read_to_string(file.path()).unwrap().lines().count() } else { 0 }
+            });
+        assert_eq!(logged, 3, "every list that was served is in the log");
+        let again = world.start();
+        let list = json(again.address(), "/v1/users/nobody/recommendations");
+        assert!(list["source"] == "personal" && !shown(&list).contains(&first), "{list}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn bundles_are_swapped_under_load_without_a_failed_request() {
+        let world = World::new();
+        let bundles = [bundle(Which::First), bundle(Which::Second)];
+        world.turn(&bundles[0]);
+        let server = world.start();
+        let address = server.address();
+        let over = AtomicBool::new(false);
+        let serving = || json(address, "/v1/status")["bundle"].as_str().unwrap().to_owned();
+        std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..4)
+                .map(|client| {
+                    let over = &over;
+                    scope.spawn(move || {
+                        let mut asked = 0;
+                        while !over.load(Ordering::SeqCst) {
+                            let list = json(address, &format!("/v1/users/u{client}/recommendations"));
+                            assert_eq!((shown(&list).len(), &list["degraded"]), (10, &serde_json::json!([])), "{list}");
+                            asked += 1;
+                        }
+                        asked
+                    })
+                })
+                .collect();
+            for turn in 1..=6 {
+                let target = &bundles[turn % 2];
+                world.turn(target);
+                let name = target.file_name().unwrap().to_string_lossy().into_owned();
+                eventually(|| serving().starts_with(&name));
+            }
+            let damaged = world.dir.path().join("damaged");
+            std::fs::create_dir(&damaged).unwrap();
+            std::fs::write(damaged.join("manifest.json"), "{}").unwrap();
+            world.turn(&damaged);
+            let refused = || {
+                let swaps = json(address, "/v1/status")["swaps"].clone();
+                swaps.as_array().unwrap().last().unwrap()["outcome"].as_str().unwrap().starts_with("refused: ")
+            };
+            eventually(refused);
+            assert!(serving().starts_with("first-"), "the old one serves on");
+            over.store(true, Ordering::SeqCst);
+            for client in clients {
+                assert!(client.join().unwrap() > 0);
+            }
+        });
+        server.stop().unwrap();
     }
 
     #[test]

@@ -176,7 +176,7 @@ pub(crate) fn request(listener: Listener) -> ListRequest {
 
 /// A variant.
 pub(crate) fn variant(recommender: Arm, rerank: bool) -> Arc<Variant> {
-    Arc::new(Variant { name: "test".to_owned(), recommender, rerank, share: 1.0 })
+    Arc::new(Variant { name: "test".to_owned(), recommender, rerank })
 }
 
 /// A user of the bundle who did something since.

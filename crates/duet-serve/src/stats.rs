@@ -23,9 +23,9 @@ const WINDOW_S: u64 = 60;
 /// Lists whose items are counted for the coverage.
 const COVERAGE_LISTS: usize = 10_000;
 /// Upper edges of all histograms, in seconds: a factor of about 2, finer where the service should be.
-const EDGES: [f64; 18] = [
-    0.000_05, 0.000_1, 0.000_2, 0.000_35, 0.000_5, 0.000_75, 0.001, 0.001_5, 0.002, 0.003_5, 0.005, 0.01, 0.02, 0.05,
-    0.1, 0.25, 1.0, 5.0,
+const EDGES: [f64; 20] = [
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_2, 0.000_35, 0.000_5, 0.000_75, 0.001, 0.001_5, 0.002, 0.003_5,
+    0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0,
 ];
 
 /// The routes by which requests are counted.
@@ -166,7 +166,7 @@ impl Stats {
 
     /// Lists by source.
     pub fn lists_by_source(&self) -> impl Iterator<Item = (Source, u64)> + '_ {
-        Source::ALL.iter().zip(&self.sources).map(|(source, count)| (*source, count.load(Ordering::Relaxed)))
+        Source::ALL.into_iter().zip(&self.sources).map(|(source, count)| (source, count.load(Ordering::Relaxed)))
     }
 
     /// Clicks per 100 impressions among the events seen; nothing without impressions.

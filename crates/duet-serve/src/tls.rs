@@ -22,7 +22,7 @@ pub(crate) fn acceptor(config: &TlsConfig) -> Result<Option<TlsAcceptor>> {
     }
     let (certificate, key) = (Path::new(&config.certificate), Path::new(&config.key));
     let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>)
+        .and_then(|found| found.collect::<std::result::Result<Vec<_>, _>>())
         .map_err(|error| Error::data(certificate, format!("no certificate in PEM: {error}")))?;
     if chain.is_empty() {
         return Err(Error::data(certificate, "no certificate in it; expected -----BEGIN CERTIFICATE-----"));

@@ -200,8 +200,7 @@ impl Key {
             return Err(Error::input("burst goes with requests_per_second"));
         }
         let rate = entry.requests_per_second.map(|rate| Rate::new(rate, entry.burst)).transpose()?;
-        let caller =
-            Caller { name: Some(entry.name.into()), user_prefix: entry.user_prefix.map(|prefix| Arc::from(prefix)) };
+        let caller = Caller { name: Some(entry.name.into()), user_prefix: entry.user_prefix.map(Arc::from) };
         Ok(Self { digest, scopes: entry.scopes, caller, rate })
     }
 }

@@ -74,6 +74,7 @@ impl ErrorType {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
     /// What is wrong and what would be valid, in a sentence.
+    #[schema(value_type = String)]
     pub error: Cow<'static, str>,
     /// The kind of error, for programs.
     pub error_type: ErrorType,

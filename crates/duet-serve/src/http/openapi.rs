@@ -111,7 +111,7 @@ pub fn document() -> Document {
 
 /// The document and the page that shows it.
 pub(crate) fn routes() -> Router {
-    let page = Router::from(SwaggerUi::new("/docs").url("/openapi.json", document()));
+    let page = Router::<()>::from(SwaggerUi::new("/docs").url("/openapi.json", document()));
     page.layer(middleware::map_response(headers::docs_policy))
 }
 

@@ -41,7 +41,7 @@ pub struct StatusBody {
     /// The variants of the test.
     pub variants: Vec<VariantBody>,
     /// Lists by source.
-    pub sources: BTreeMap<&'static str, u64>,
+    pub sources: BTreeMap<String, u64>,
     /// Among the events this process has seen; null without impressions.
     pub clicks_per_100_impressions: Option<f64>,
     /// The share of the catalogue in the last 10,000 lists.
@@ -94,7 +94,7 @@ pub async fn get_status(State(app): State<Arc<AppState>>) -> Result<Json<StatusB
 fn status(app: &AppState) -> StatusBody {
     let engine = app.slot.load_full();
     let recent = app.stats.recent();
-    let items = engine.items().ids.len();
+    let items = engine.items().len();
     let swaps = app.swaps.records();
     let serving = swaps.iter().rev().find(|swap| swap.outcome == "serving");
     let variants = app.config.variants.iter().map(|variant| VariantBody {
@@ -116,7 +116,7 @@ fn status(app: &AppState) -> StatusBody {
         requests_per_second: recent.requests_per_second,
         latency_ms: LatencyBody { p50: recent.p50_ms, p99: recent.p99_ms },
         variants: variants.collect(),
-        sources: app.stats.lists_by_source().map(|(source, count)| (source.as_str(), count)).collect(),
+        sources: app.stats.lists_by_source().map(|(source, count)| (source.as_str().to_owned(), count)).collect(),
         clicks_per_100_impressions: app.stats.clicks_per_100_impressions(),
         coverage: app.stats.coverage(items),
         swaps,
