@@ -13,6 +13,7 @@ mod interruption;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod measures;
+mod monitor;
 mod path;
 mod personal;
 mod regressions;

@@ -1,0 +1,127 @@
+//! `duet monitor` on logs with and without a drop: exit codes, files, the webhook.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpListener,
+    path::Path,
+    thread,
+};
+
+use serde_json::{Value, json};
+
+use crate::workshop::{Done, fail, run, text};
+
+/// Logs of a month: 400 users, half of them under `challenger`, a list of ten on most days. A user clicks one of seven on average, one of
+/// twenty-one under `challenger` from day 21 on if `drops`.
+fn logs(dir: &Path, drops: bool) {
+    let (mut served, mut events) = (String::new(), String::new());
+    // Any numbers that look as if drawn do.
+    let mut state = 1_u64;
+    let mut draw = |of: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % of
+    };
+    let line = |to: &mut String, value: Value| *to += &(value.to_string() + "\n");
+    for day in 1..=28 {
+        for user in 0..400 {
+            if draw(5) == 0 {
+                continue;
+            }
+            let variant = if user % 2 == 0 { "control" } else { "challenger" };
+            let request = format!("{day}-{user}");
+            let items: Vec<String> = (0..10).map(|item| format!("a{item}")).collect();
+            let ts = format!("2026-02-{day:02}T06:00:00Z");
+            line(
+                &mut served,
+                json!({
+                    "ts": ts, "request_id": request, "user": format!("qxq-{user}"), "variant": variant, "bundle": "b-00000000",
+                    "kind": "artist", "source": "personal", "degraded": [], "k": 10, "items": items, "scores": vec![1.0; 10],
+                }),
+            );
+            let of = if drops && variant == "challenger" && day >= 21 { 21 } else { 7 };
+            for position in 0..10 {
+                if draw(of) == 0 {
+                    line(
+                        &mut events,
+                        json!({
+                            "event_id": format!("{request}-{position}"), "type": "click", "user_id": format!("qxq-{user}"),
+                            "item_kind": "artist", "item_id": format!("a{position}"), "ts": ts, "request_id": request, "position": position,
+                        }),
+                    );
+                }
+            }
+        }
+    }
+    for (name, lines) in [("served", served), ("events", events)] {
+        fs::create_dir_all(dir.join(name)).expect("a directory");
+        fs::write(dir.join(name).join(format!("{name}-1.jsonl")), lines).expect("a file");
+    }
+}
+
+fn monitor(dir: &Path, more: &[&str]) -> Done {
+    let (served, events, out) = (dir.join("served"), dir.join("events"), dir.join("out"));
+    let args = ["monitor", "--served", text(&served), "--events", text(&events), "--out", text(&out)];
+    run("duet", &[&args, more].concat())
+}
+
+#[test]
+fn quiet_logs_raise_nothing_and_a_drop_is_an_alarm() {
+    let dir = tempfile::tempdir().expect("a directory");
+    logs(dir.path(), false);
+    let done = monitor(dir.path(), &[]);
+    assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+    assert!(done.out.contains("no alarm") && done.out.contains("no difference shown"), "{}", done.out);
+
+    logs(dir.path(), true);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/hook", listener.local_addr().expect("an address"));
+    let hook = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a call");
+        let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
+        // The body is the last thing sent, and ends the JSON object.
+        while !seen.ends_with(b"}") {
+            let read = stream.read(&mut buffer).expect("bytes");
+            assert!(read > 0, "closed early: {}", String::from_utf8_lossy(&seen));
+            seen.extend_from_slice(&buffer[..read]);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").expect("an answer");
+        String::from_utf8_lossy(&seen).into_owned()
+    });
+    let done = monitor(dir.path(), &["--webhook", &url]);
+    assert_eq!(done.code, 4, "{}{}", done.out, done.err);
+    assert!(done.out.contains("ALARM 2026-02-2") && done.out.contains("challenger against control: "), "{}", done.out);
+    let told = hook.join().expect("the hook was called");
+    assert!(told.starts_with("POST /hook") && told.contains("\"kind\":\"regression\""), "{told}");
+
+    let json = fs::read_to_string(dir.path().join("out/monitor.json")).expect("monitor.json");
+    let report: Value = serde_json::from_str(&json).expect("JSON");
+    let alarms = report["alarms"].as_array().expect("alarms");
+    let first = alarms[0]["since"].as_str().expect("a day");
+    assert!(("2026-02-21"..="2026-02-27").contains(&first), "{alarms:?}");
+    let page = fs::read_to_string(dir.path().join("out/monitor.html")).expect("monitor.html");
+    assert!(page.contains("<h2>Alarms</h2>") && page.contains("challenger"));
+    assert!([&json, &page, &done.out, &told].iter().all(|text| !text.contains("qxq-")), "a user is named");
+}
+
+#[test]
+fn a_webhook_that_fails_hides_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    logs(dir.path(), true);
+    let nobody = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    let done = monitor(dir.path(), &["--webhook", &format!("http://{nobody}/?token=hush")]);
+    assert_eq!(done.code, 4, "{}{}", done.out, done.err);
+    assert!(done.err.contains("warning: webhook http://127.0.0.1") && !done.err.contains("hush"), "{}", done.err);
+}
+
+#[test]
+fn wrong_calls_say_what_is_wrong() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let served = dir.path().join("served");
+    fs::create_dir(&served).expect("a directory");
+    let call = |more: &[&str]| [&["monitor", "--served", text(&served)][..], more].concat();
+    fail("duet", &call(&[]), 2, &["--events"]);
+    fail("duet", &call(&["--events", text(&served)]), 1, &["no served list"]);
+    fail("duet", &call(&["--events", text(&served), "--webhook", "ftp://x/"]), 1, &["http, https"]);
+    fail("duet", &call(&["--events", text(&served), "--set", "watch.alhpa=1"]), 1, &["watch.alhpa", "watch.alpha"]);
+}
