@@ -62,7 +62,7 @@ fn logs(dir: &Path, drops: bool) {
 fn monitor(dir: &Path, more: &[&str]) -> Done {
     let (served, events, out) = (dir.join("served"), dir.join("events"), dir.join("out"));
     let args = ["monitor", "--served", text(&served), "--events", text(&events), "--out", text(&out)];
-    run("duet", &[&args, more].concat())
+    run("duet", &[&args[..], more].concat())
 }
 
 #[test]
@@ -119,9 +119,10 @@ fn wrong_calls_say_what_is_wrong() {
     let dir = tempfile::tempdir().expect("a directory");
     let served = dir.path().join("served");
     fs::create_dir(&served).expect("a directory");
-    let call = |more: &[&str]| [&["monitor", "--served", text(&served)][..], more].concat();
-    fail("duet", &call(&[]), 2, &["--events"]);
-    fail("duet", &call(&["--events", text(&served)]), 1, &["no served list"]);
-    fail("duet", &call(&["--events", text(&served), "--webhook", "ftp://x/"]), 1, &["http, https"]);
-    fail("duet", &call(&["--events", text(&served), "--set", "watch.alhpa=1"]), 1, &["watch.alhpa", "watch.alpha"]);
+    let base = ["monitor", "--served", text(&served)];
+    fail("duet", &base, 2, &["--events"]);
+    let base = [&base[..], &["--events", text(&served)]].concat();
+    fail("duet", &base, 1, &["no served list"]);
+    fail("duet", &[&base[..], &["--webhook", "ftp://x/"]].concat(), 1, &["http, https"]);
+    fail("duet", &[&base[..], &["--set", "watch.alhpa=1"]].concat(), 1, &["watch.alhpa", "watch.alpha"]);
 }

@@ -301,7 +301,7 @@ fn request_key(id: &str) -> u128 {
 pub(super) mod tests {
     use super::*;
 
-    pub(crate) fn ledger() -> Ledger {
+    pub(in crate::monitor) fn ledger() -> Ledger {
         Ledger::new(
             Days { from: i32::MIN, to: i32::MAX },
             Scored { variant: "control".into(), bundle: Some("b".into()) },
@@ -309,7 +309,7 @@ pub(super) mod tests {
     }
 
     /// A list of two artists, `a` and `b`.
-    pub(crate) fn served(request: &str, user: &str, day: u32) -> ServedLine {
+    pub(in crate::monitor) fn served(request: &str, user: &str, day: u32) -> ServedLine {
         serde_json::from_value(serde_json::json!({
             "ts": format!("1970-01-{day:02}T06:00:00.123Z"), "request_id": request, "user": user, "variant": "control",
             "bundle": "b1", "kind": "artist", "source": "personal", "degraded": [], "k": 2, "items": ["a", "b"], "scores": [0.5, 0.25],
@@ -317,7 +317,13 @@ pub(super) mod tests {
         .unwrap()
     }
 
-    pub(crate) fn event(kind: &str, request: Option<&str>, position: Option<u32>, user: &str, day: u32) -> Event {
+    pub(in crate::monitor) fn event(
+        kind: &str,
+        request: Option<&str>,
+        position: Option<u32>,
+        user: &str,
+        day: u32,
+    ) -> Event {
         let item = if position == Some(1) { "b" } else { "a" };
         serde_json::from_value(serde_json::json!({
             "event_id": "e", "type": kind, "user_id": user, "item_kind": "artist", "item_id": item,

@@ -199,10 +199,10 @@ impl Watch<'_> {
         let everybody: Vec<u32> = (0..self.users.len() as u32).collect();
         let mut groups: Vec<(&str, &str, Vec<u32>, Option<u32>)> = vec![("all", "lists", everybody.clone(), None)];
         for (variant, name) in self.variants.iter().enumerate() {
-            groups.push(("variant", name, everybody.clone(), Some(variant as u32)));
+            groups.push(("variant", name.as_str(), everybody.clone(), Some(variant as u32)));
         }
         for (column, value, users) in &self.segments {
-            groups.push((column, value, users.clone(), None));
+            groups.push((column.as_str(), value.as_str(), users.clone(), None));
         }
         let alpha = alpha / (groups.len() * windows.len()) as f64;
         let mut series = Vec::new();
