@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::workshop::{Done, fail, run, text};
+use crate::workshop::{Done, duet, fail, lists, run, text, workshop};
 
 /// Logs of a month: 400 users, half of them under `challenger`, a list of ten on most days. A user clicks one of seven on average, one of
 /// twenty-one under `challenger` from day 21 on if `drops`.
@@ -112,6 +112,100 @@ fn a_webhook_that_fails_hides_nothing() {
     let done = monitor(dir.path(), &["--webhook", &format!("http://{nobody}/?token=hush")]);
     assert_eq!(done.code, 4, "{}{}", done.out, done.err);
     assert!(done.err.contains("warning: webhook http://127.0.0.1") && !done.err.contains("hush"), "{}", done.err);
+}
+
+#[test]
+fn a_raw_zone_tells_the_same_as_files() {
+    let dir = tempfile::tempdir().expect("a directory");
+    logs(dir.path(), true);
+    let (served, events, zone) = (dir.path().join("served"), dir.path().join("events"), dir.path().join("zone"));
+    duet(&["ingest", "--from", "files", "--files", text(&events), "--to", text(&zone)]);
+    let report = |place: [&str; 2]| -> Value {
+        let done = run("duet", &[&["monitor", "--served", text(&served), "--json"][..], &place].concat());
+        assert_eq!(done.code, 4, "{}{}", done.out, done.err);
+        serde_json::from_str(&done.out).expect("JSON")
+    };
+    let (files, raw) = (report(["--events", text(&events)]), report(["--raw", text(&zone)]));
+    assert!(raw["inputs"]["events"]["files"].as_u64() > Some(1), "{}", raw["inputs"]);
+    assert_eq!(files["inputs"]["events"]["lines"], raw["inputs"]["events"]["lines"]);
+    for part in ["alarms", "slices", "watched", "retention", "verdicts"] {
+        assert_eq!(files[part], raw[part], "{part}");
+    }
+    fail("duet", &["monitor", "--served", text(&served), "--events", text(&zone)], 1, &["raw zone", "--raw"]);
+}
+
+#[test]
+fn a_bundle_gives_segments_lengths_of_songs_and_drift() {
+    let shop = workshop();
+    let dir = tempfile::tempdir().expect("a directory");
+    let recommended = dir.path().join("lists.csv");
+    let bundle = shop.path("bundle");
+    duet(&[
+        "recommend",
+        "--bundle",
+        text(&bundle),
+        "--users",
+        "all",
+        "--k",
+        "10",
+        "--exclude-seen",
+        "--out",
+        text(&recommended),
+    ]);
+    let found = lists(&recommended);
+    let songs: Vec<(String, u64)> = csv::Reader::from_path(shop.path("world").join("songs.csv"))
+        .expect("the songs open")
+        .deserialize::<std::collections::HashMap<String, String>>()
+        .map(|row| row.expect("a row"))
+        .map(|row| (row["song_id"].clone(), row["duration_ms"].parse().expect("milliseconds")))
+        .collect();
+    let (log, events) = (dir.path().join("served.jsonl"), dir.path().join("events.jsonl"));
+    let report = |raised: f32, code: i32| -> Value {
+        let (mut served, mut plays) = (String::new(), String::new());
+        for (number, (user, list)) in found.iter().enumerate() {
+            let items: Vec<&String> = list.iter().map(|(item, _)| item).collect();
+            let scores: Vec<f32> = list.iter().map(|(_, score)| score + raised).collect();
+            let (request, ts) = (format!("r{number}"), "2026-02-01T06:00:00Z");
+            let line = json!({
+                "ts": ts, "request_id": request, "user": user, "variant": "control", "bundle": "bundle-0123abcd", "kind": "artist",
+                "source": "personal", "degraded": [], "k": 10, "items": items, "scores": scores,
+            });
+            served += &(line.to_string() + "\n");
+            let (song, length) = &songs[number % songs.len()];
+            let play = json!({
+                "event_id": format!("e{number}"), "type": "listen", "user_id": user, "item_kind": "song", "item_id": song, "ts": ts,
+                "request_id": request, "position": 0, "ms_played": length / 2,
+            });
+            plays += &(play.to_string() + "\n");
+        }
+        fs::write(&log, served).expect("a log");
+        fs::write(&events, plays).expect("events");
+        let done = run(
+            "duet",
+            &["monitor", "--served", text(&log), "--events", text(&events), "--bundle", text(&bundle), "--json"],
+        );
+        assert_eq!(done.code, code, "{}{}", done.out, done.err);
+        serde_json::from_str(&done.out).expect("JSON")
+    };
+    let score = |report: &Value| -> Value {
+        let shifts = report["shifts"].as_array().expect("shifts");
+        shifts.iter().find(|shift| shift["what"] == "score of the best item").expect("a shift of scores").clone()
+    };
+    let quiet = report(0.0, 0);
+    assert_eq!(score(&quiet)["drifted"], false, "{}", score(&quiet));
+    assert!(quiet["shifts"].as_array().is_some_and(|shifts| shifts.len() > 2), "{}", quiet["shifts"]);
+    let slices = quiet["slices"].as_array().expect("slices");
+    let users = |by: &str| -> u64 {
+        let of = slices.iter().filter(|slice| slice["by"] == by);
+        of.filter_map(|slice| slice["overall"]["users"].as_u64()).sum()
+    };
+    let (all, genders) = (users("all"), users("gender"));
+    assert!(genders > 0 && genders <= all && all == found.len() as u64, "{genders} of {all}");
+    // Half of every song was heard; the catalogue of the dataset ends before the held-out days, and a song it has not counts as whole.
+    let completion = slices[0]["overall"]["completion_percent"]["value"].as_f64().expect("a share");
+    assert!((50.0..60.0).contains(&completion), "{completion}");
+    let drifted = score(&report(1000.0, 4));
+    assert_eq!(drifted["drifted"], true, "{drifted}");
 }
 
 #[test]
