@@ -153,7 +153,7 @@ fn a_bundle_gives_segments_lengths_of_songs_and_drift() {
         text(&recommended),
     ]);
     let found = lists(&recommended);
-    let songs: Vec<(String, u64)> = csv::Reader::from_path(shop.path("world").join("songs.csv"))
+    let songs: Vec<(String, u64)> = csv::Reader::from_path(shop.path("world").join("catalogue/songs.csv"))
         .expect("the songs open")
         .deserialize::<std::collections::HashMap<String, String>>()
         .map(|row| row.expect("a row"))
