@@ -14,6 +14,7 @@ mod interruption;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod measures;
+mod monitor;
 mod page;
 mod path;
 mod personal;

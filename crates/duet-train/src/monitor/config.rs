@@ -44,6 +44,7 @@ pub struct WatchConfig {
     pub reference_days: u32,
     pub variant_tolerance: f64,
     pub past_tolerance: f64,
+    pub rate_cap: f64,
     pub min_users: usize,
 }
 
@@ -113,6 +114,7 @@ impl MonitorConfig {
         check((1..=3650).contains(&watch.reference_days), "watch.reference_days", "between 1 and 3650")?;
         check(tolerance(watch.variant_tolerance), "watch.variant_tolerance", "at least 0 and below 1")?;
         check(tolerance(watch.past_tolerance), "watch.past_tolerance", "at least 0 and below 1")?;
+        check(watch.rate_cap > 0.0 && watch.rate_cap <= 1.0, "watch.rate_cap", "above 0 and at most 1")?;
         check(watch.min_users >= 2, "watch.min_users", "at least 2")?;
         check(drift.max_psi.is_finite() && drift.max_psi > 0.0, "drift.max_psi", "positive")?;
         check(drift.min_users >= 1, "drift.min_users", "at least 1")?;

@@ -106,10 +106,20 @@ pub(super) struct Days {
     pub(super) to: i32,
 }
 
+/// Of which lists scores are kept: those of one model, or they can't be compared.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Scored {
+    /// The variant; lists of others may be ordered by something else.
+    pub(super) variant: String,
+    /// How the served bundle's name begins; nothing lets all pass.
+    pub(super) bundle: Option<String>,
+}
+
 /// All lists, and the days on which their users did anything.
 #[derive(Debug)]
 pub(super) struct Ledger {
     days: Days,
+    scored: Scored,
     requests: HashMap<u128, u32>,
     items: IdMap,
     pub(super) users: IdMap,
@@ -119,7 +129,7 @@ pub(super) struct Ledger {
     pub(super) lists: Vec<List>,
     /// By user, ascending.
     pub(super) active: Vec<Vec<i32>>,
-    /// By user: day and score of the best item of the last personal list.
+    /// By user: time and score of the best item of the last personal list of [`Scored`].
     pub(super) scores: Vec<Option<(i64, f32)>>,
     pub(super) counts: EventCounts,
     pub(super) repeated_lists: u64,
@@ -129,9 +139,10 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(days: Days) -> Self {
+    pub(super) fn new(days: Days, scored: Scored) -> Self {
         Self {
             days,
+            scored,
             requests: HashMap::new(),
             items: IdMap::default(),
             users: IdMap::default(),
@@ -169,8 +180,11 @@ impl Ledger {
             self.active.push(Vec::new());
             self.scores.push(None);
         }
-        let is_personal = line.source == "personal" || line.source == "precomputed";
-        if let Some(Some(score)) = line.scores.first().copied().filter(|_| is_personal && line.degraded.is_empty()) {
+        let is_scored = (line.source == "personal" || line.source == "precomputed")
+            && line.degraded.is_empty()
+            && line.variant == self.scored.variant
+            && self.scored.bundle.as_ref().is_none_or(|bundle| line.bundle.starts_with(bundle));
+        if let Some(Some(score)) = line.scores.first().copied().filter(|_| is_scored) {
             let last = &mut self.scores[user as usize];
             if last.is_none_or(|(before, _)| before <= ms) {
                 *last = Some((ms, score));
@@ -287,12 +301,15 @@ fn request_key(id: &str) -> u128 {
 pub(super) mod tests {
     use super::*;
 
-    pub(crate) fn ledger() -> Ledger {
-        Ledger::new(Days { from: i32::MIN, to: i32::MAX })
+    pub(in crate::monitor) fn ledger() -> Ledger {
+        Ledger::new(
+            Days { from: i32::MIN, to: i32::MAX },
+            Scored { variant: "control".into(), bundle: Some("b".into()) },
+        )
     }
 
     /// A list of two artists, `a` and `b`.
-    pub(crate) fn served(request: &str, user: &str, day: u32) -> ServedLine {
+    pub(in crate::monitor) fn served(request: &str, user: &str, day: u32) -> ServedLine {
         serde_json::from_value(serde_json::json!({
             "ts": format!("1970-01-{day:02}T06:00:00.123Z"), "request_id": request, "user": user, "variant": "control",
             "bundle": "b1", "kind": "artist", "source": "personal", "degraded": [], "k": 2, "items": ["a", "b"], "scores": [0.5, 0.25],
@@ -300,7 +317,13 @@ pub(super) mod tests {
         .unwrap()
     }
 
-    pub(crate) fn event(kind: &str, request: Option<&str>, position: Option<u32>, user: &str, day: u32) -> Event {
+    pub(in crate::monitor) fn event(
+        kind: &str,
+        request: Option<&str>,
+        position: Option<u32>,
+        user: &str,
+        day: u32,
+    ) -> Event {
         let item = if position == Some(1) { "b" } else { "a" };
         serde_json::from_value(serde_json::json!({
             "event_id": "e", "type": kind, "user_id": user, "item_kind": "artist", "item_id": item,
@@ -382,13 +405,32 @@ pub(super) mod tests {
 
     #[test]
     fn days_outside_are_left_out() {
-        let mut ledger = Ledger::new(Days { from: 1, to: 2 });
+        let mut ledger = Ledger::new(Days { from: 1, to: 2 }, Scored::default());
         for (request, day) in [("r0", 1), ("r1", 2), ("r2", 3), ("r3", 4)] {
             ledger.serve(served(request, "u", day)).unwrap();
         }
         assert_eq!((ledger.lists.len(), ledger.outside_lists), (2, 2));
         add(&mut ledger, &event("click", Some("r1"), Some(0), "u", 4));
         assert_eq!((ledger.counts.after_end, ledger.last_day), (1, 2));
+    }
+
+    #[test]
+    fn the_last_score_of_one_model_is_kept() {
+        let mut ledger = ledger();
+        let mut serve = |request: &str, day: u32, score: f32, change: fn(&mut ServedLine)| {
+            let mut line = served(request, "u", day);
+            line.scores[0] = Some(score);
+            change(&mut line);
+            ledger.serve(line).unwrap();
+        };
+        serve("r3", 3, 3.0, |_| ());
+        serve("r2", 2, 2.0, |_| ());
+        serve("r4", 4, 4.0, |line| line.variant = "trees".into());
+        serve("r5", 5, 5.0, |line| line.source = "trending".into());
+        serve("r6", 6, 6.0, |line| line.bundle = "other".into());
+        serve("r7", 7, 7.0, |line| line.degraded.push("deadline".into()));
+        serve("r8", 8, 8.0, |line| line.scores.clear());
+        assert_eq!(ledger.scores[0].map(|(_, score)| score), Some(3.0));
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub use self::{
     watch::{Against, OnlineVerdict, WatchDay, Watched},
 };
 use self::{
-    ledger::{Days, Ledger},
+    ledger::{Days, Ledger, Scored},
     sources::{EventReader, Identity, read_served, tables},
     user_days::{day_name, user_days},
     watch::Watch,
@@ -95,7 +95,13 @@ pub fn monitor(options: &MonitorOptions) -> Result<MonitorReport> {
     }
     let identity = Identity::find(options.user_key.clone(), &options.served)?;
     let tables = tables(options.dataset.as_deref(), options.bundle.as_deref())?;
-    let mut ledger = Ledger::new(days);
+    // The server calls a bundle by its directory, and eight digits more.
+    let name = |bundle: &PathBuf| {
+        let real = fs_err::canonicalize(bundle).unwrap_or_else(|_| bundle.clone());
+        real.file_name().map(|name| format!("{}-", name.to_string_lossy()))
+    };
+    let scored = Scored { variant: config.watch.control.clone(), bundle: options.bundle.as_ref().and_then(name) };
+    let mut ledger = Ledger::new(days, scored);
     let served = read_served(&options.served, &mut ledger)?;
     if ledger.lists.is_empty() {
         return Err(Error::input(format!(
@@ -161,8 +167,9 @@ pub fn monitor(options: &MonitorOptions) -> Result<MonitorReport> {
             shifts.push(shift::scores(training, served, config.drift.max_psi));
         } else {
             notes.push(format!(
-                "Drift of scores is not judged: {} users had a personal list, {} are needed.",
+                "Drift of scores is not judged: {} users had a personal list of this bundle in the variant {}, {} are needed.",
                 served.len(),
+                config.watch.control,
                 config.drift.min_users
             ));
         }
