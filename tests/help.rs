@@ -12,7 +12,7 @@ use std::{
 use crate::workshop::{Done, command, duet};
 
 /// Every command of `duet`.
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 28] = [
     "demo",
     "world",
     "import",
@@ -21,15 +21,21 @@ const COMMANDS: [&str; 22] = [
     "train",
     "evaluate",
     "compare",
+    "ablate",
+    "rerank",
     "embed",
     "promote",
     "rollback",
     "run",
+    "serve",
+    "monitor",
     "recommend",
+    "precompute",
     "similar",
     "simulate",
     "inspect",
     "bench",
+    "load",
     "reproduce",
     "privacy",
     "forget",
@@ -115,6 +121,8 @@ fn wrong_usage_is_told_from_errors() {
         ("duet", &["import", "--preset", "movielens-9", "--from", "x", "--out", "y"]),
         ("duet", &["completions", "sh-of-old"]),
         ("duet", &["reproduce"]),
+        ("duet", &["ablate"]),
+        ("duet", &["ablate", "--data", "x", "--seeds", "0"]),
         ("duet", &["reproduce", "ml-2m"]),
         ("duet", &["ingest", "--to", "x", "--allow-gaps"]),
         ("duet", &["run", "--once", "--work", "x", "--group", "y"]),

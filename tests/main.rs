@@ -3,6 +3,7 @@
 //! One binary, so that burn is linked once. What needs something this machine may lack (a GPU driver, Python with pandas, the
 //! public data) prints `skipped: ...`.
 
+mod ablate;
 mod agreement;
 mod bench;
 mod compare;
@@ -13,11 +14,15 @@ mod interruption;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod measures;
+mod page;
 mod path;
 mod personal;
 mod regressions;
 mod reproduce;
+mod rerank;
 mod schedule;
+mod serve;
+mod service;
 mod simulate;
 mod stream;
 mod tables;

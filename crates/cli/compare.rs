@@ -12,7 +12,7 @@ use crate::{Outcome, values};
 
 /// Compare two recommenders on the same users: metrics, paired intervals, segments, verdict.
 ///
-/// Each is a bundle, a run, or a baseline by its name. Exit codes: 0 if B is not shown to be worse (better, or no difference shown); 3
+/// Each is a bundle, a run, either with its re-ranker (BUNDLE+reranker), or a baseline by its name. Exit codes: 0 if B is not shown to be worse (better, or no difference shown); 3
 /// if B is worse over all users, or with --strict for any segment; 1 for an error, 2 for wrong usage. Verdicts over segments are
 /// corrected for there being many (Holm).
 #[derive(Debug, Clone, Args)]

@@ -149,7 +149,7 @@ fn run_directory(dir: &Path, out: &mut dyn Write) -> Result<()> {
     flatten("dataset", &serde_json::to_value(&info.dataset)?, &mut facts);
     flatten("", &serde_json::to_value(&config)?, &mut facts);
     write_facts(&facts, out)?;
-    for part in ["best", "checkpoint", "evaluation"] {
+    for part in ["best", "searched", "reranker", "checkpoint", "evaluation"] {
         let part = dir.join(part);
         if part.join(MANIFEST).exists() {
             writeln!(out)?;

@@ -5,8 +5,10 @@
 //! * One file a subcommand: its arguments and what it does with them. Results go to standard output; logs, notes and
 //!   progress to standard error.
 //! * Exit codes: 0; 1 for an error, printed as `error: ...`; 2 for wrong usage; 3 for a comparison whose
-//!   challenger is worse, and for a simulation with a verdict that fails; 130 for an interrupted training.
+//!   challenger is worse, and for a simulation with a verdict that fails; 4 for a monitoring with an alarm; 130 for an interrupted
+//!   training.
 
+mod ablate;
 mod bench;
 mod champion;
 mod compare;
@@ -23,14 +25,19 @@ mod inspect;
 mod interrupt;
 mod kafka;
 mod lists;
+mod load;
 mod logging;
 mod man;
+mod monitor;
 mod nats;
+mod precompute;
 mod prepare;
 mod privacy;
 mod recommend;
 mod reproduce;
+mod rerank;
 mod run;
+mod serve;
 mod similar;
 mod simulate;
 mod source;
@@ -67,15 +74,21 @@ enum Command {
     Train(train::TrainArgs),
     Evaluate(evaluate::EvaluateArgs),
     Compare(compare::CompareArgs),
+    Ablate(ablate::AblateArgs),
+    Rerank(rerank::RerankArgs),
     Embed(embed::EmbedArgs),
     Promote(champion::PromoteArgs),
     Rollback(champion::RollbackArgs),
     Run(run::RunArgs),
+    Serve(serve::ServeArgs),
+    Monitor(monitor::MonitorArgs),
     Recommend(recommend::RecommendArgs),
+    Precompute(precompute::PrecomputeArgs),
     Similar(similar::SimilarArgs),
     Simulate(simulate::SimulateArgs),
     Inspect(inspect::InspectArgs),
     Bench(bench::BenchArgs),
+    Load(load::LoadArgs),
     Reproduce(reproduce::ReproduceArgs),
     Privacy(privacy::PrivacyArgs),
     Forget(forget::ForgetArgs),
@@ -111,18 +124,22 @@ enum Outcome {
     Interrupted,
     /// The challenger of a comparison is worse, or a verdict of a simulation fails.
     Worse,
+    /// The monitoring raised an alarm.
+    Alarm,
 }
 
 /// What a shell reports for a process ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
 /// A comparison whose challenger is worse, or a simulation with a verdict that fails: no error, and no success.
 const WORSE: u8 = 3;
+/// An alarm of the monitoring: no error, and no success.
+const ALARM: u8 = 4;
 
 /// The binary `duet`; `arguments` start with the program's name.
 pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
     parsed(arguments, |cli: Cli, out| {
         let base = match cli.command {
-            Command::Train(_) | Command::Ingest(_) | Command::Run(_) => logging::EVERY_EPOCH,
+            Command::Train(_) | Command::Ingest(_) | Command::Run(_) | Command::Serve(_) => logging::EVERY_EPOCH,
             _ => logging::WARNINGS,
         };
         cli.log.init(base);
@@ -135,15 +152,21 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
             Command::Train(args) => train::run(args, out),
             Command::Evaluate(args) => evaluate::run(args, out),
             Command::Compare(args) => compare::run(args, out),
+            Command::Ablate(args) => ablate::run(args, out),
+            Command::Rerank(args) => rerank::run(args, out),
             Command::Embed(args) => embed::run(args, out),
             Command::Promote(args) => champion::promote(args, out),
             Command::Rollback(args) => champion::rollback(args, out),
             Command::Run(args) => run::run(args, out),
+            Command::Serve(args) => serve::run(args, out),
+            Command::Monitor(args) => monitor::run(args, out),
             Command::Recommend(args) => recommend::run(args, out),
+            Command::Precompute(args) => precompute::run(args, out),
             Command::Similar(args) => similar::run(args, out),
             Command::Simulate(args) => simulate::run(args, out),
             Command::Inspect(args) => inspect::run(args, out),
             Command::Bench(args) => bench::run(args, out),
+            Command::Load(args) => load::run(args, out),
             Command::Reproduce(args) => reproduce::run(args, out),
             Command::Privacy(args) => privacy::run(args, out),
             Command::Forget(args) => forget::run(args, out),
@@ -188,6 +211,7 @@ fn parsed<P: Parser>(
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => ExitCode::from(INTERRUPTED),
         Ok(Outcome::Worse) => ExitCode::from(WORSE),
+        Ok(Outcome::Alarm) => ExitCode::from(ALARM),
         // `duet recommend ... | head` closes the pipe: that is no error of anybody's.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

@@ -37,7 +37,16 @@ impl LogArgs {
     pub(crate) fn init(&self, base: usize) {
         let level = LEVELS[(base + usize::from(self.verbose)).min(LEVELS.len() - 1)];
         // The libraries below (wgpu, burn) say a great deal at info; theirs is for RUST_LOG.
-        let ours = ["duet", "duet_cluster", "duet_core", "duet_data", "duet_model", "duet_retrieval", "duet_train"];
+        let ours = [
+            "duet",
+            "duet_cluster",
+            "duet_core",
+            "duet_data",
+            "duet_model",
+            "duet_retrieval",
+            "duet_serve",
+            "duet_train",
+        ];
         let default = ours.iter().fold("warn".to_owned(), |filter, name| format!("{filter},{name}={level}"));
         let filter = match std::env::var("RUST_LOG") {
             Ok(filter) if !filter.is_empty() => EnvFilter::new(filter),

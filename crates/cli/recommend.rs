@@ -42,6 +42,9 @@ pub(crate) struct RecommendArgs {
     /// Leave out what the user had in training.
     #[arg(long)]
     exclude_seen: bool,
+    /// Put the model's best items in the order of the boosted trees (see `rerank`).
+    #[arg(long)]
+    rerank: bool,
     /// Only items with this feature, e.g. genre=rock. Repeatable: all must hold.
     #[arg(long, value_name = "COLUMN=VALUE", value_parser = values::filter)]
     filter: Vec<String>,
@@ -81,7 +84,7 @@ pub(crate) fn run(args: &RecommendArgs, out: &mut dyn Write) -> Result<Outcome> 
     }
     let given = given_ids(&args.users)?;
     let key = args.user_key.as_deref().map(UserKey::from_file).transpose()?;
-    let retriever = args.source.open()?;
+    let retriever = if args.rerank { args.source.open_reranked()? } else { args.source.open()? };
     let filter = joined_filter(&retriever, &args.filter)?;
     let asked = match given {
         Some(ids) => {
@@ -216,7 +219,7 @@ impl Fallback {
 }
 
 /// The ids of the command line without repeats; `None` for all users.
-fn given_ids(users: &[String]) -> Result<Option<Vec<String>>> {
+pub(crate) fn given_ids(users: &[String]) -> Result<Option<Vec<String>>> {
     if users.iter().any(|user| user == "all") {
         if users.len() > 1 {
             return Err(Error::input("--users all goes with no other --users").into());

@@ -32,6 +32,19 @@ struct Origin {
 }
 
 impl SourceArgs {
+    /// Opens it with its re-ranker.
+    pub(crate) fn open_reranked(&self) -> Result<Retriever> {
+        match (&self.origin.run, &self.origin.bundle) {
+            (Some(run), _) => {
+                let run = Run::open(run, self.device)?;
+                let dataset = run.dataset(self.dataset.as_deref())?;
+                Retriever::from_run(&run, &dataset)?.reranked_by_run(&run, &dataset)
+            }
+            (None, Some(bundle)) => Retriever::from_bundle(bundle)?.reranked_by_bundle(bundle),
+            (None, None) => Err(duet_core::Error::input("give --run or --bundle")),
+        }
+    }
+
     /// Opens it.
     pub(crate) fn open(&self) -> Result<Retriever> {
         match (&self.origin.run, &self.origin.bundle) {

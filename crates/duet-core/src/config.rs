@@ -25,6 +25,7 @@ pub struct Config {
     pub train: TrainConfig,
     pub index: IndexConfig,
     pub fallback: FallbackConfig,
+    pub reranker: RerankerConfig,
 }
 
 /// `[data]`
@@ -132,6 +133,7 @@ pub struct LossConfig {
     pub uniform_negatives: usize,
     pub popularity_negatives: usize,
     pub logq: bool,
+    pub logq_positives: bool,
     pub mask_history: bool,
     pub temperature: f64,
     pub temperature_bounds: [f64; 2],
@@ -200,6 +202,41 @@ pub struct FallbackConfig {
     pub trending_days: f64,
 }
 
+/// `[reranker]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "configs/default.toml documents every key")]
+pub struct RerankerConfig {
+    pub examples: RerankerExamples,
+    pub objective: RerankerObjective,
+    pub candidates: usize,
+    pub max_examples: usize,
+    pub trees: usize,
+    pub leaves: usize,
+    pub learning_rate: f64,
+    pub leaf_examples: usize,
+    pub l2: f64,
+}
+
+/// What the trees of the re-ranker learn from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "configs/default.toml documents every value")]
+pub enum RerankerExamples {
+    Auto,
+    Impressions,
+    Candidates,
+}
+
+/// What the trees of the re-ranker are fitted to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "configs/default.toml documents every value")]
+pub enum RerankerObjective {
+    Binary,
+    Lambda,
+}
+
 impl Config {
     /// Resolves a configuration from TOML texts (each with the name used in messages) and `key=value` settings.
     ///
@@ -237,7 +274,7 @@ impl Config {
     }
 
     fn validate(&self) -> Result<()> {
-        let Self { data, model, loss, train, index, fallback } = self;
+        let Self { data, model, loss, train, index, fallback, reranker } = self;
         let check = |ok: bool, key: &str, valid: &str| {
             if ok { Ok(()) } else { Err(Error::input(format!("configuration: {key} must be {valid}"))) }
         };
@@ -310,7 +347,18 @@ impl Config {
         check(not_negative(train.checkpoint_minutes), "train.checkpoint_minutes", "at least 0")?;
         check(share(index.recall_floor), "index.recall_floor", "between 0 and 1")?;
         check(index.recall_users >= 1, "index.recall_users", "at least 1")?;
-        check(positive(fallback.trending_days), "fallback.trending_days", "positive")
+        check(positive(fallback.trending_days), "fallback.trending_days", "positive")?;
+        check((1..=10_000).contains(&reranker.candidates), "reranker.candidates", "between 1 and 10000")?;
+        check(reranker.max_examples >= 1000, "reranker.max_examples", "at least 1000")?;
+        check((1..=10_000).contains(&reranker.trees), "reranker.trees", "between 1 and 10000")?;
+        check((2..=1024).contains(&reranker.leaves), "reranker.leaves", "between 2 and 1024")?;
+        check(
+            share(reranker.learning_rate) && reranker.learning_rate > 0.0,
+            "reranker.learning_rate",
+            "above 0 and at most 1",
+        )?;
+        check(reranker.leaf_examples >= 1, "reranker.leaf_examples", "at least 1")?;
+        check(not_negative(reranker.l2), "reranker.l2", "at least 0")
     }
 }
 

@@ -96,6 +96,7 @@ fn random_targets(rows: usize, columns: usize, rng: &mut Pcg64Mcg) -> Targets {
         targets.seen_offsets.push(targets.seen_columns.len() as u32);
     }
     targets.log_inclusion = (0..columns).map(|_| -rng.random_range(0.0..3.0_f32)).collect();
+    targets.corrects_positives = rng.random();
     targets
 }
 
@@ -115,10 +116,12 @@ fn naive_loss(users: &[f64], items: &[f64], dim: usize, targets: &Targets) -> f6
                 let masked = seen.clone().any(|at| {
                     targets.seen_columns[at] as usize == column && targets.seen_places[at] < targets.prefixes[row]
                 });
+                let corrected = dot - f64::from(targets.log_inclusion[column]);
                 match (positives.contains(&column), masked) {
+                    (true, _) if targets.corrects_positives => corrected,
                     (true, _) => dot,
                     (false, true) => f64::NEG_INFINITY,
-                    (false, false) => dot - f64::from(targets.log_inclusion[column]),
+                    (false, false) => corrected,
                 }
             })
             .collect();

@@ -72,6 +72,16 @@ impl EmbeddingTable {
         Self::place(rows, TableState { weights, accumulators: vec![0.0; rows], dim }, device, host)
     }
 
+    /// A table of zeros, to be [set](EmbeddingTable::set).
+    pub fn zeros(rows: usize, dim: usize, device: &Device, host: bool) -> Self {
+        Self::place(
+            rows,
+            TableState { weights: vec![0.0; rows * dim], accumulators: vec![0.0; rows], dim },
+            device,
+            host,
+        )
+    }
+
     fn place(rows: usize, state: TableState, device: &Device, host: bool) -> Self {
         let dim = state.dim;
         let storage = if host {

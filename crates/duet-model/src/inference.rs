@@ -1,5 +1,7 @@
 //! User and item vectors without autodiff, in tiles, read back to the host.
 
+use std::ops::Deref;
+
 use burn::module::Module;
 use duet_core::Result;
 
@@ -7,26 +9,31 @@ use crate::{
     batch::{Candidates, Windows},
     device::DeviceChoice,
     embedding::to_host,
-    host::head::Head,
+    host::{head::Head, users::UserSums},
     model::{Towers, TwoTower},
     unique::Unique,
 };
 
 /// A model ready to embed: the towers on the plain side of the device, dropout off.
+///
+/// `M` is a reference to the model, or a shared pointer where the embedder outlives its maker.
 #[derive(Debug)]
-pub struct Embedder<'a> {
-    model: &'a TwoTower,
+pub struct Embedder<M> {
+    model: M,
     towers: Towers,
     unique: Unique,
     /// Users' and items' heads, made at the first use; on the CPU alone.
     heads: Option<[Head; 2]>,
+    /// What adds up users' sums, and the longest window it was made for; on the CPU alone.
+    sums: Option<(usize, UserSums)>,
 }
 
-impl<'a> Embedder<'a> {
+impl<M: Deref<Target = TwoTower>> Embedder<M> {
     /// Prepares a model for inference.
-    pub fn new(model: &'a TwoTower) -> Self {
+    pub fn new(model: M) -> Self {
         let rows = model.row_map().table_rows(model.shape.items);
-        Self { model, towers: model.towers.valid(), unique: Unique::new(rows), heads: None }
+        let towers = model.towers.valid();
+        Self { model, towers, unique: Unique::new(rows), heads: None, sums: None }
     }
 
     /// Vectors of the used rows of `windows`, row-major, [`TwoTower::vector_width`] values each.
@@ -41,8 +48,7 @@ impl<'a> Embedder<'a> {
         let sums = if self.model.has_host_sums() {
             let known = to_host(self.model.known(&self.towers, &gathered, windows))?;
             let history = self.model.history(&gathered).map_or_else(|| Ok(Vec::new()), to_host)?;
-            let sums = self.model.towers.host_sums(&self.model.config, windows.slots, None)?;
-            sums.forward(&history, &known, windows).sums
+            self.sums(windows.slots)?.forward(&history, &known, windows).sums
         } else {
             to_host(self.model.user_sums(&self.towers, &gathered, windows))?
         };
@@ -66,6 +72,15 @@ impl<'a> Embedder<'a> {
             None => Vec::new(),
         };
         Ok(self.widened(vectors, |item| biases[item]))
+    }
+
+    /// Made anew for a longer window than any before; shorter ones take what is there.
+    fn sums(&mut self, slots: usize) -> Result<&UserSums> {
+        let sums = match self.sums.take() {
+            Some((longest, sums)) if longest >= slots => (longest, sums),
+            _ => (slots, self.model.towers.host_sums(&self.model.config, slots, None)?),
+        };
+        Ok(&self.sums.insert(sums).1)
     }
 
     fn heads(&mut self) -> Result<&[Head; 2]> {

@@ -11,7 +11,7 @@
 //! and the loss is `sum_c y_c (ln sum_j exp z_j - z_c)`. With distinct columns, `exp(-ln pi)` is the Horvitz-Thompson
 //! weight that makes the denominator an unbiased estimate of the sum over the whole catalogue; leaving the positive
 //! uncorrected is the refinement of Khrylchenko et al., "Correcting the LogQ Correction" (arXiv 2507.09331). With the
-//! whole catalogue as candidates `ln pi = 0` and this is plain softmax.
+//! whole catalogue as candidates `ln pi = 0` and this is plain softmax. [`Targets::corrects_positives`] leaves the refinement out.
 //!
 //! Columns the user is known to have when the row asks (so they are no negatives) take no part.
 //!
@@ -49,6 +49,8 @@ pub struct Targets {
     pub seen_places: Vec<u32>,
     /// `ln pi` of each column, at most 0.
     pub log_inclusion: Vec<f32>,
+    /// Correct positives like any other column: plain logQ (Yi et al., RecSys 2019), for comparisons.
+    pub corrects_positives: bool,
 }
 
 impl Targets {
@@ -160,6 +162,7 @@ impl DeviceTargets {
         }
         let is_positive = shares.clone().greater_scalar(0.0);
         let mut corrected = raw.clone() - self.log_inclusion.clone();
+        let positives = if targets.corrects_positives { corrected.clone() } else { raw.clone() };
         if let Some(places) = &self.places {
             let windows: Vec<i32> = rows.clone().map(|row| targets.windows[row] as i32).collect();
             let windows = Tensor::<1, Int>::from_data(TensorData::new(windows, [tile]), &device);
@@ -167,14 +170,14 @@ impl DeviceTargets {
             let masked = places.clone().select(0, windows).lower(prefixes.expand(raw.dims()));
             corrected = corrected.mask_fill(masked, f32::NEG_INFINITY);
         }
-        let logits = corrected.mask_where(is_positive.clone(), raw.clone());
+        let logits = corrected.mask_where(is_positive.clone(), positives.clone());
         let max = logits.clone().max_dim(1); // [tile, 1]
         let exponentials = (logits - max.clone()).exp();
         let sum = exponentials.clone().sum_dim(1); // [tile, 1]
         let log_sum = sum.clone().log() + max; // [tile, 1]
         let weight = column(rows.map(|row| targets.row_weights[row] * norm).collect());
         // The shares of a row sum to 1, so sum_c y_c (log_sum - z_c) = log_sum - sum_c y_c z_c.
-        let loss = (weight.clone() * (log_sum - (shares.clone() * raw).sum_dim(1))).sum();
+        let loss = (weight.clone() * (log_sum - (shares.clone() * positives).sum_dim(1))).sum();
         (loss, (exponentials / sum - shares) * weight)
     }
 }

@@ -162,8 +162,24 @@ impl Gathered {
 impl TwoTower {
     /// A freshly initialised model. The same seed gives the same parameters on every device.
     pub fn new(config: &ModelConfig, loss: &LossConfig, shape: DataShape, device: &OpenDevice, seed: u64) -> Self {
+        Self::build(config, loss, shape, device, Some(seed))
+    }
+
+    /// A model whose parameters are still to be [restored](TwoTower::restore). Nothing is drawn: of a million items that alone takes
+    /// longer than reading them.
+    pub fn unset(config: &ModelConfig, loss: &LossConfig, shape: DataShape, device: &OpenDevice) -> Self {
+        Self::build(config, loss, shape, device, None)
+    }
+
+    fn build(
+        config: &ModelConfig,
+        loss: &LossConfig,
+        shape: DataShape,
+        device: &OpenDevice,
+        seed: Option<u64>,
+    ) -> Self {
         let autodiff = device.device.clone().autodiff();
-        let towers = Towers::new(config, loss, &shape, &autodiff).map(&mut SeededInit::new(seed));
+        let towers = Towers::new(config, loss, &shape, &autodiff).map(&mut SeededInit::new(seed.unwrap_or(0)));
         let rows = row_map(config).table_rows(shape.items);
         let (dim, deviation) = (config.dim, config.init_deviation);
         // Rows, width and deviation of each table that the model has.
@@ -179,6 +195,9 @@ impl TwoTower {
         let on_host = placement::on_host(config, device.is_host(), &bytes);
         let table = |at: usize| -> Option<EmbeddingTable> {
             let (rows, dim, deviation) = sizes[at]?;
+            let Some(seed) = seed else {
+                return Some(EmbeddingTable::zeros(rows, dim, &device.device, on_host[at]));
+            };
             let seed = seed.wrapping_mul(31).wrapping_add(at as u64 + 1);
             Some(EmbeddingTable::random(rows, dim, deviation as f32, seed, &device.device, on_host[at]))
         };

@@ -3,10 +3,14 @@
 use std::{collections::BTreeMap, path::Path};
 
 use duet_core::{Error, Result};
+use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 #[cfg(target_endian = "big")]
 compile_error!("tensor files are written from memory as it lies, which must be little-endian");
+
+/// Values that a task reads.
+const TASK_VALUES: usize = 1 << 16;
 
 /// An array with its name.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,8 +54,10 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, NamedTensor>> {
             return Err(Error::data(path, format!("tensor {name:?} holds {:?}, expected F32", view.dtype())));
         }
         let (quads, _) = view.data().as_chunks::<4>();
-        let values: Vec<f32> = quads.iter().map(|quad| f32::from_le_bytes(*quad)).collect();
-        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+        let values: Vec<f32> =
+            quads.par_iter().with_min_len(TASK_VALUES).map(|quad| f32::from_le_bytes(*quad)).collect();
+        let bad = values.par_iter().with_min_len(TASK_VALUES).position_first(|value| !value.is_finite());
+        if let Some(at) = bad {
             return Err(Error::data(path, format!("tensor {name:?} is not finite at element {at}")));
         }
         tensors.insert(name.to_owned(), NamedTensor { name: name.to_owned(), shape: view.shape().to_vec(), values });

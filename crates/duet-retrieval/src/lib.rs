@@ -4,6 +4,7 @@
 //! * [`search`]: top-K by dot product: exact int8 scan with a proven bound, and an IVF index above some 200,000 items.
 //! * [`vectors`]: the vectors file (Parquet). [`filter`]: which items are allowed. [`topk`]: the selector.
 //! * [`baselines`]: random, popularity, trending, ItemKNN, content, EASE, ALS, BPR, oracle.
+//! * [`rerank`]: boosted trees that put the candidates of another recommender in order.
 //! * [`evaluation`], [`metrics`], [`bootstrap`]: full-catalogue ranking quality with user-level intervals.
 //! * [`verdict`], [`segments`]: who is better, and for whom. [`calibration`]: scores against clicks. [`unit_vectors`]: likeness.
 //!
@@ -30,6 +31,7 @@ pub mod evaluation;
 pub mod filter;
 pub mod metrics;
 pub mod recommender;
+pub mod rerank;
 pub mod search;
 pub mod segments;
 pub mod topk;

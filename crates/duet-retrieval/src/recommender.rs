@@ -103,6 +103,24 @@ pub trait Recommender: Send + Sync {
     fn similar(&self, item: ItemIdx, k: usize) -> Result<Vec<Scored>>;
 }
 
+impl<R: Recommender + ?Sized> Recommender for &R {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn is_exact(&self) -> bool {
+        (**self).is_exact()
+    }
+
+    fn recommend(&self, queries: &[Query<'_>]) -> Result<Vec<Vec<Scored>>> {
+        (**self).recommend(queries)
+    }
+
+    fn similar(&self, item: ItemIdx, k: usize) -> Result<Vec<Scored>> {
+        (**self).similar(item, k)
+    }
+}
+
 /// The best allowed items of a dense score row `[n_items]`.
 pub(crate) fn select_dense(scores: &[f32], query: &Query<'_>) -> Vec<Scored> {
     let mut top = TopK::new(query.k.min(scores.len()));

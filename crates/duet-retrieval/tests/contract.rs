@@ -11,6 +11,7 @@ use duet_retrieval::{
         Als, AlsOptions, Bpr, BprOptions, Content, ContentItems, DEFAULT_LAMBDA, DecayedPopularity, Ease, Interactions,
         ItemKnn, ItemKnnOptions, Oracle, Popularity, Random, Trending, Weighting,
     },
+    rerank::{BoostingOptions, Examples, Forest, Reranked, Rescorer, boosting},
     search::{ExactIndex, Index, IvfIndex, IvfOptions, VectorSearch},
 };
 
@@ -67,6 +68,32 @@ fn block_features() -> ContentItems {
     ContentItems { table, missing: vec![0] }
 }
 
+/// Trees over the model's score and the item's row: the block of the listener has the high scores.
+struct Trees(Forest);
+
+impl Trees {
+    fn new() -> Self {
+        let (users, items) = (user_vectors(), item_vectors());
+        let mut examples = Examples::new(2);
+        for user in 0..USERS {
+            let score = |item: usize| users.row(user).iter().zip(items.row(item)).map(|(a, b)| a * b).sum::<f32>();
+            let values: Vec<f32> = (0..ITEMS).flat_map(|item| [score(item), item as f32]).collect();
+            let labels: Vec<bool> =
+                (0..ITEMS).map(|item| block_of_item(ItemIdx::from(item)) == block_of_user(user)).collect();
+            examples.push(&values, &labels);
+        }
+        let options = BoostingOptions { trees: 10, ..BoostingOptions::default() };
+        Self(boosting::fit(&examples, &Examples::default(), &options).unwrap().forest)
+    }
+}
+
+impl Rescorer for Trees {
+    fn rescore(&self, _: &Query<'_>, candidates: &[Scored]) -> duet_core::Result<Option<Vec<f32>>> {
+        let values: Vec<f32> = candidates.iter().flat_map(|entry| [entry.score, entry.item.0 as f32]).collect();
+        self.0.score(&values).map(Some)
+    }
+}
+
 struct Subject {
     recommender: Box<dyn Recommender>,
     /// Whether it must find the listener's block.
@@ -93,6 +120,7 @@ fn subjects() -> Vec<Subject> {
     let tower = |name: &str, search: Box<dyn VectorSearch>| -> Box<dyn Recommender> {
         Box::new(VectorRecommender::new(name, user_vectors(), search).unwrap())
     };
+    let exact = || VectorRecommender::new("exact", user_vectors(), ExactIndex::new(vectors.clone()).unwrap()).unwrap();
     let knn = |weighting| -> Box<dyn Recommender> {
         Box::new(ItemKnn::new(&interactions, ItemKnnOptions { neighbours: 200, weighting }).unwrap())
     };
@@ -111,6 +139,8 @@ fn subjects() -> Vec<Subject> {
         tower("auto", Box::new(auto)),
         tower("ivf_all_lists", Box::new(ivf(usize::MAX))),
         tower("ivf_half", Box::new(ivf(8))),
+        Box::new(Reranked::new("trees_few", exact(), Trees::new(), 5).unwrap()),
+        Box::new(Reranked::new("trees_all", exact(), Trees::new(), 2 * ITEMS).unwrap()),
     ];
     let blind: Vec<Box<dyn Recommender>> = vec![
         Box::new(Random::new(ITEMS, 1)),

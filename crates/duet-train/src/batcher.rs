@@ -26,6 +26,15 @@ const DAY_MS: f64 = 86_400_000.0;
 /// columns, times five at most, and needs no correction.
 const CATALOGUE_UP_TO: usize = 20_000;
 
+/// Whether a step ranks every trained item.
+pub(crate) fn ranks_catalogue(candidates: CandidateSource, trained_items: usize) -> bool {
+    match candidates {
+        CandidateSource::Catalogue => true,
+        CandidateSource::Sampled => false,
+        CandidateSource::Auto => trained_items <= CATALOGUE_UP_TO,
+    }
+}
+
 /// Windows are sorted by length within groups of this many batches, so that little is padding.
 const SORTED_BATCHES: usize = 8;
 
@@ -75,12 +84,7 @@ impl<'a> Batcher<'a> {
         let vocabulary =
             |table: &duet_core::encoding::EncodedTable| table.bag_ids.iter().max().map_or(0, |&id| id as usize + 1);
         let mut features = Unique::new(vocabulary(&examples.users).max(vocabulary(&examples.items)));
-        let rank_all = match config.loss.candidates {
-            CandidateSource::Catalogue => true,
-            CandidateSource::Sampled => false,
-            CandidateSource::Auto => examples.trained.len() <= CATALOGUE_UP_TO,
-        };
-        let catalogue = rank_all.then(|| {
+        let catalogue = ranks_catalogue(config.loss.candidates, examples.trained.len()).then(|| {
             let mut column = vec![u32::MAX; n_items];
             for (number, &item) in examples.trained.iter().enumerate() {
                 column[item as usize] = number as u32;
@@ -322,6 +326,7 @@ impl<'a> Batcher<'a> {
             self.mask(drawn, &mut out);
         }
         out.log_inclusion = self.log_inclusion(rows, candidates);
+        out.corrects_positives = self.config.loss.logq_positives;
         out
     }
 

@@ -8,6 +8,7 @@
 //! BUNDLE/weights.safetensors  the towers and tables, for vectors computed live
 //! BUNDLE/config.toml, run.json  configuration, feature encoders, dataset description
 //! BUNDLE/data/                users, items (names, features) and training events of the dataset: seen items, fallbacks, filters
+//! BUNDLE/reranker/           boosted trees for the second stage, where the run has them
 //! BUNDLE/MODEL_CARD.md        what it is, for people
 //! ```
 //!
@@ -36,6 +37,7 @@ use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    reranker::SavedTrees,
     retriever::{RunVectors, run_vectors},
     run::{self, Run, RunInfo, WEIGHTS_FILE, WeightsInfo},
 };
@@ -45,10 +47,10 @@ pub const MAGIC: &str = "duet-bundle";
 /// Format version this build writes and reads.
 pub const VERSION: u32 = 1;
 
-const ITEMS: &str = "items.parquet";
-const USERS: &str = "users.parquet";
-const INDEX: &str = "index.ivf";
-const DATA: &str = "data";
+pub(crate) const ITEMS: &str = "items.parquet";
+pub(crate) const USERS: &str = "users.parquet";
+pub(crate) const INDEX: &str = "index.ivf";
+pub(crate) const DATA: &str = "data";
 /// The dataset's files that a bundle carries.
 const DATA_FILES: [&str; 3] = ["users.parquet", "items.parquet", "timeline.parquet"];
 
@@ -151,6 +153,14 @@ pub fn open_info(dir: &Path) -> Result<BundleInfo> {
     Ok(Manifest::<BundleInfo>::open(dir, MAGIC, VERSION)?.body)
 }
 
+/// Reads a bundle's manifest alone: nothing it lists is looked at.
+///
+/// # Errors
+/// [`Error::Data`] naming the manifest if it is missing, damaged or of another kind.
+pub fn read_info(dir: &Path) -> Result<BundleInfo> {
+    Ok(Manifest::<BundleInfo>::open_unchecked(dir, MAGIC, VERSION)?.body)
+}
+
 /// Opens a bundle.
 ///
 /// # Errors
@@ -160,8 +170,7 @@ pub fn open(dir: &Path) -> Result<OpenBundle> {
     let dir = &fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
     let info = open_info(dir)?;
     let (config, run) = run::read_records(dir)?;
-    let dataset =
-        Dataset { dir: dir.join(DATA), info: run.dataset.clone(), fingerprint: info.dataset_fingerprint.clone() };
+    let dataset = dataset(dir, &info, &run);
     let (user_ids, users) = read_vectors(&dir.join(USERS))?;
     let (item_ids, items) = read_vectors(&dir.join(ITEMS))?;
     let expected = |path: &Path, ids: &[String], table: &[String]| {
@@ -176,6 +185,22 @@ pub fn open(dir: &Path) -> Result<OpenBundle> {
     Ok(OpenBundle { info, config, run, dataset, users, index })
 }
 
+/// The tables a bundle carries, and the record of its run; the vectors and the index stay unread, the checksums are checked.
+///
+/// # Errors
+/// As [`open_info`].
+pub(crate) fn open_tables(dir: &Path) -> Result<(Dataset, RunInfo)> {
+    let dir = &fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
+    let info = open_info(dir)?;
+    let (_, run) = run::read_records(dir)?;
+    Ok((dataset(dir, &info, &run), run))
+}
+
+/// The dataset's tables that a bundle carries.
+pub(crate) fn dataset(dir: &Path, info: &BundleInfo, run: &RunInfo) -> Dataset {
+    Dataset { dir: dir.join(DATA), info: run.dataset.clone(), fingerprint: info.dataset_fingerprint.clone() }
+}
+
 /// Embeds all users and items of a run, builds and checks the index, and publishes the bundle.
 ///
 /// # Errors
@@ -186,6 +211,8 @@ pub fn embed(options: &EmbedOptions) -> Result<EmbedSummary> {
     let writer = DirWriter::create(&options.out, if_exists)?;
     let run = Run::open(&options.run, options.device)?;
     let dataset = run.dataset(options.dataset.as_deref())?;
+    // Before anything slow: trees of another training must not go along.
+    let trees = SavedTrees::open(&run.dir, &run.info.dataset_fingerprint, &run.weights)?;
     let RunVectors { items, users, .. } = run_vectors(&run, &dataset)?;
     let items = Arc::new(items);
     let sample = recall_sample(&dataset, &users, &run.config)?;
@@ -212,6 +239,9 @@ pub fn embed(options: &EmbedOptions) -> Result<EmbedSummary> {
         let to = data.join(name);
         std::fs::copy(&from, &to).map_err(Error::io(&to))?;
     }
+    if let Some(trees) = &trees {
+        trees.copy_to(writer.dir())?;
+    }
     let info = BundleInfo {
         dataset_fingerprint: dataset.fingerprint.clone(),
         item_kind: dataset.info.item_kind.clone(),
@@ -222,7 +252,7 @@ pub fn embed(options: &EmbedOptions) -> Result<EmbedSummary> {
         recall,
     };
     let card = writer.path("MODEL_CARD.md");
-    fs::write(&card, model_card(&info, &run)).map_err(Error::io(&card))?;
+    fs::write(&card, model_card(&info, &run, trees.as_ref())).map_err(Error::io(&card))?;
     let bundle = writer.publish(MAGIC, VERSION, &info)?;
     Ok(EmbedSummary {
         bundle,
@@ -305,10 +335,13 @@ fn measure_recall(
     })
 }
 
-fn model_card(info: &BundleInfo, run: &Run) -> String {
+fn model_card(info: &BundleInfo, run: &Run, trees: Option<&SavedTrees>) -> String {
     let dataset = &run.info.dataset;
     let columns = |names: Vec<&str>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     let validation = info.weights.validation_ndcg.map_or("none".to_owned(), |ndcg| format!("NDCG@10 {ndcg:.4}"));
+    let reranker = trees.map_or("none".to_owned(), |trees| {
+        format!("{} boosted trees, from {} {}", trees.info.trees, trees.info.rows, trees.info.examples)
+    });
     format!(
         "# Model card\n\n\
          A two-tower retrieval model: a listener's vector and an {kind}'s vector, the score is their dot product.\n\n\
@@ -321,7 +354,8 @@ fn model_card(info: &BundleInfo, run: &Run) -> String {
          | {kind} features | {item_features} |\n\
          | epochs | {epochs}{refitted} |\n\
          | validation | {validation} (full catalogue, seen items left out) |\n\
-         | index | {index}, recall@10 {at_10:.4}, recall@100 {at_100:.4} on {recall_users} users; worst {worst:.2}; {below} under 0.5 |\n\n\
+         | index | {index}, recall@10 {at_10:.4}, recall@100 {at_100:.4} on {recall_users} users; worst {worst:.2}; {below} under 0.5 |\n\
+         | re-ranker | {reranker} |\n\n\
          ## Limits\n\n\
          * Item features are those of the last training day: retrain as they drift.\n\
          * A user without history and features gets the trending list, the same for everyone.\n\

@@ -1,5 +1,7 @@
 //! A trained model to vectors: of every item, and of users from their histories and features.
 
+use std::ops::Deref;
+
 use duet_core::{ItemIdx, Result, config::Config, encoding::EncodedTable};
 use duet_data::dataset::Timeline;
 use duet_model::{batch::Candidates, feature_bags::FeatureRows, inference::Embedder, model::TwoTower, unique::Unique};
@@ -19,10 +21,12 @@ pub struct UserInput<'a> {
     pub features: u32,
     /// Row of the model's user table: the user's own, if the user has training events.
     pub trained_row: Option<u32>,
-    /// The whole history, in time order.
+    /// The whole history, in time order, or its end.
     pub items: &'a [ItemIdx],
     /// Event weights, or empty.
     pub weights: &'a [f32],
+    /// Events of the history before `items`.
+    pub before: usize,
 }
 
 /// The inputs of every user of a timeline.
@@ -34,6 +38,7 @@ pub fn timeline_users(timeline: &Timeline) -> impl ExactSizeIterator<Item = User
             trained_row: (!range.is_empty()).then_some(user as u32),
             items: &timeline.items[range.clone()],
             weights: timeline.weights.get(range).unwrap_or(&[]),
+            before: 0,
         }
     })
 }
@@ -66,7 +71,65 @@ pub fn embed_items(model: &TwoTower, features: &EncodedTable, counts: &[u32], sh
     Vectors::new(width, data)
 }
 
-/// User vectors: `[users, vector_width]`, from the last `data.window` items of each and the features.
+/// Users to vectors, a call at a time: what exports a run's users and what answers a listener who just came. A call costs what its
+/// users hold, not what the tables do.
+#[derive(Debug)]
+pub struct UserEmbedder<M> {
+    embedder: Embedder<M>,
+    feature_numbers: Unique,
+    history: Unique,
+    /// The row of the user table that stands for everyone without training events.
+    nobody: u32,
+    width: usize,
+}
+
+impl<M: Deref<Target = TwoTower> + Clone> UserEmbedder<M> {
+    /// Prepares a model.
+    pub fn new(model: M) -> Self {
+        let shape = model.shape;
+        Self {
+            embedder: Embedder::new(model.clone()),
+            feature_numbers: Unique::new(shape.user_vocabulary.max(1)),
+            history: Unique::new(shape.items),
+            nobody: shape.users as u32,
+            width: model.vector_width(),
+        }
+    }
+
+    /// Components of a vector.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// One vector a user, row-major, from the last `data.window` items of each and the features. Windows are padded to the longest.
+    ///
+    /// # Errors
+    /// [`duet_core::Error::Internal`] if the device can't be read.
+    pub fn embed<'a>(
+        &mut self,
+        config: &Config,
+        features: &EncodedTable,
+        users: impl IntoIterator<Item = UserInput<'a>>,
+    ) -> Result<Vec<f32>> {
+        self.history.clear();
+        let mut builder = WindowsBuilder::new(config);
+        for user in users {
+            let start = user.items.len().saturating_sub(config.data.window);
+            let weights: Vec<f32> = (start..user.items.len())
+                .map(|event| history_weight(&config.data, user.weights.get(event).copied()))
+                .collect();
+            let items = &user.items[start..];
+            let user_row = user.trained_row.unwrap_or(self.nobody);
+            let before = user.before + start;
+            let window = Window { user: user.features, user_row, items, weights: &weights, before };
+            builder.push(&window, vec![items.len()], |item| self.history.index(item));
+        }
+        let windows = builder.finish(self.history.ids().to_vec(), features, &mut self.feature_numbers);
+        self.embedder.users(&windows)
+    }
+}
+
+/// User vectors: `[users, vector_width]`, as [`UserEmbedder::embed`] gives them.
 ///
 /// # Errors
 /// [`duet_core::Error::Internal`] if the device can't be read.
@@ -76,27 +139,11 @@ pub fn embed_users<'a>(
     features: &EncodedTable,
     users: impl ExactSizeIterator<Item = UserInput<'a>>,
 ) -> Result<Vectors> {
-    let mut embedder = Embedder::new(model);
-    let mut feature_numbers = Unique::new(model.shape.user_vocabulary.max(1));
-    let mut history = Unique::new(model.shape.items);
-    let width = model.vector_width();
-    let mut data = Vec::with_capacity(users.len() * width);
+    let mut embedder = UserEmbedder::new(model);
+    let mut data = Vec::with_capacity(users.len() * embedder.width());
     let mut users = users.peekable();
     while users.peek().is_some() {
-        history.clear();
-        let mut builder = WindowsBuilder::new(config);
-        for user in users.by_ref().take(USER_TILE) {
-            let start = user.items.len().saturating_sub(config.data.window);
-            let weights: Vec<f32> = (start..user.items.len())
-                .map(|event| history_weight(&config.data, user.weights.get(event).copied()))
-                .collect();
-            let items = &user.items[start..];
-            let user_row = user.trained_row.unwrap_or(model.shape.users as u32);
-            let window = Window { user: user.features, user_row, items, weights: &weights, before: start };
-            builder.push(&window, vec![items.len()], |item| history.index(item));
-        }
-        let windows = builder.finish(history.ids().to_vec(), features, &mut feature_numbers);
-        data.extend(embedder.users(&windows)?);
+        data.extend(embedder.embed(config, features, users.by_ref().take(USER_TILE))?);
     }
-    Vectors::new(width, data)
+    Vectors::new(embedder.width(), data)
 }

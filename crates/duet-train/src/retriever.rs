@@ -1,6 +1,6 @@
 //! Lists for users: vectors, an index and fallbacks, from a run or from a bundle.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{collections::BTreeSet, fmt, path::Path, sync::Arc};
 
 use duet_core::{
     Error, ItemIdx, Result, UserIdx,
@@ -9,10 +9,12 @@ use duet_core::{
     table::{ColumnValues, FeatureTable},
 };
 use duet_data::dataset::{Dataset, Timeline};
+use duet_model::model::TwoTower;
 use duet_retrieval::{
     Query, Recommender, Scored, VectorRecommender,
     baselines::{Popularity, Trending},
     filter::ItemFilter,
+    rerank::Reranked,
     search::{ExactIndex, Index, SearchRequest, VectorSearch},
     vectors::Vectors,
 };
@@ -21,6 +23,7 @@ use crate::{
     embedding_pass::{embed_items, embed_users, timeline_users},
     interactions::interactions,
     prior::{item_counts, trend_shift},
+    reranker::{BOOSTED_TREES, RunReranker},
     run::Run,
     served::{ServedTwoTower, TWO_TOWER},
 };
@@ -66,6 +69,8 @@ pub struct Retriever {
     timeline: Timeline,
     /// Components of an item vector that carry direction: all but the bias.
     direction_width: usize,
+    /// The second stage, where it was asked for.
+    reranker: Option<RunReranker>,
 }
 
 /// The vectors of a run over its dataset.
@@ -84,16 +89,23 @@ pub struct RunVectors {
 /// # Errors
 /// As [`Dataset::timeline`] and the embedding.
 pub fn run_vectors(run: &Run, dataset: &Dataset) -> Result<RunVectors> {
+    vectors_of(&run.model, run, dataset, &dataset.timeline()?)
+}
+
+/// Embeds every item and user by other parameters of the run, as if nothing but `timeline` were known.
+///
+/// # Errors
+/// As [`run_vectors`].
+pub(crate) fn vectors_of(model: &TwoTower, run: &Run, dataset: &Dataset, timeline: &Timeline) -> Result<RunVectors> {
     let (users, items) = run.info.encode(dataset)?;
-    let timeline = dataset.timeline()?;
-    let model = &run.config.model;
+    let config = &run.config.model;
     let n_items = run.info.dataset.counts.items as usize;
-    let counts = item_counts(&timeline, n_items);
-    let shift = trend_shift(&timeline, n_items, model.trend_weight, model.trend_half_life_days);
+    let counts = item_counts(timeline, n_items);
+    let shift = trend_shift(timeline, n_items, config.trend_weight, config.trend_half_life_days);
     Ok(RunVectors {
-        items: embed_items(&run.model, &items, &counts, &shift)?,
-        users: embed_users(&run.model, &run.config, &users, timeline_users(&timeline))?,
-        direction_width: model.dim,
+        items: embed_items(model, &items, &counts, &shift)?,
+        users: embed_users(model, &run.config, &users, timeline_users(timeline))?,
+        direction_width: config.dim,
     })
 }
 
@@ -137,7 +149,45 @@ impl Retriever {
         };
         let model = VectorRecommender::new(TWO_TOWER, user_vectors, index)?;
         let served = ServedTwoTower::new(TWO_TOWER, model, personal, fallback)?;
-        Ok(Self { items, users: users.ids, served, timeline, direction_width: config.model.dim })
+        Ok(Self { items, users: users.ids, served, timeline, direction_width: config.model.dim, reranker: None })
+    }
+
+    /// The same with the lists of the model put in order by the trees of a run.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the run has none; as [`RunReranker::of_run`].
+    pub fn reranked_by_run(self, run: &Run, dataset: &Dataset) -> Result<Self> {
+        let reranker = RunReranker::of_run(run, dataset, &self.served)?;
+        self.with_reranker(reranker, &run.dir)
+    }
+
+    /// The same by the trees of a bundle.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the bundle has none; as [`RunReranker::of_bundle`].
+    pub fn reranked_by_bundle(self, bundle: &Path) -> Result<Self> {
+        let reranker = RunReranker::of_bundle(bundle, &self.served)?;
+        self.with_reranker(reranker, bundle)
+    }
+
+    fn with_reranker(self, reranker: Option<RunReranker>, place: &Path) -> Result<Self> {
+        if reranker.is_none() {
+            return Err(Error::input(format!(
+                "{} holds no re-ranker; make one with `duet rerank --run RUN` (and `embed` again, for a bundle)",
+                place.display()
+            )));
+        }
+        Ok(Self { reranker, ..self })
+    }
+
+    /// The model, its fallback and the trees that were asked for, as a recommender to measure.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if no trees were asked for.
+    pub fn into_reranked(self, name: &str) -> Result<Reranked<ServedTwoTower, RunReranker>> {
+        let Some(reranker) = self.reranker else { return Err(Error::Internal("no re-ranker was opened".into())) };
+        let candidates = reranker.candidates();
+        Reranked::new(name, self.served, reranker, candidates)
     }
 
     /// The model with its fallback, as a recommender to measure.
@@ -181,7 +231,12 @@ impl Retriever {
             .collect();
         let queries: Vec<Query<'_>> =
             rows.iter().zip(&seen).map(|(&user, exclude)| Query { user, history: &[], k, filter, exclude }).collect();
-        let lists = self.served.recommend(&queries)?;
+        let lists = match &self.reranker {
+            Some(trees) => {
+                Reranked::new(BOOSTED_TREES, &self.served, trees, trees.candidates())?.recommend(&queries)?
+            }
+            None => self.served.recommend(&queries)?,
+        };
         let list = |((user_id, &row), items): ((&String, &Option<UserIdx>), Vec<Scored>)| UserList {
             user_id: user_id.clone(),
             source: if self.served.is_personal(row) { ListSource::Personal } else { ListSource::Trending },
@@ -190,60 +245,12 @@ impl Retriever {
         Ok(users.iter().zip(&rows).zip(lists).map(list).collect())
     }
 
-    /// Items allowed by an expression: `column=value` for text columns (one of its values for lists), `column>=number` or
-    /// `column<=number` for numbers.
+    /// Items allowed by an expression: see [`item_filter`].
     ///
     /// # Errors
-    /// [`Error::Input`] saying which forms, columns or values exist.
+    /// As [`item_filter`].
     pub fn filter(&self, expression: &str) -> Result<ItemFilter> {
-        let (name, operator, value) = [">=", "<=", "="]
-            .iter()
-            .find_map(|operator| {
-                expression.split_once(operator).map(|(name, value)| (name.trim(), *operator, value.trim()))
-            })
-            .ok_or_else(|| {
-                Error::input(format!("filter {expression:?}: expected column=value, column>=number or column<=number"))
-            })?;
-        let plural = format!("{name}s");
-        let column = self.items.columns.iter().find(|column| column.name == name || column.name == plural);
-        let column = match column {
-            Some(column) => column,
-            None => self.items.column(name)?,
-        };
-        let number = || {
-            value.parse::<f64>().map_err(|_| Error::input(format!("filter {expression:?}: {value:?} is not a number")))
-        };
-        let filter = match (&column.values, operator) {
-            (ColumnValues::Text(values), "=") => self.allow(|item| values[item].as_deref() == Some(value)),
-            (ColumnValues::TextList(values), "=") => self.allow(|item| values[item].iter().any(|one| one == value)),
-            (ColumnValues::Number(values), _) => {
-                let number = number()?;
-                self.allow(|item| match operator {
-                    ">=" => values[item] >= number,
-                    "<=" => values[item] <= number,
-                    _ => values[item] == number,
-                })
-            }
-            _ => {
-                return Err(Error::input(format!(
-                    "filter {expression:?}: {} can't be compared with {operator}",
-                    column.name
-                )));
-            }
-        };
-        if filter.count() == 0 {
-            return Err(Error::input(format!(
-                "filter {expression:?} allows no item{}",
-                examples(&column.values)
-                    .map(|some| format!("; {} holds values such as {some}", column.name))
-                    .unwrap_or_default()
-            )));
-        }
-        Ok(filter)
-    }
-
-    fn allow(&self, allowed: impl Fn(usize) -> bool) -> ItemFilter {
-        ItemFilter::from_predicate(self.items.len(), |item| allowed(item.index()))
+        item_filter(&self.items, expression)
     }
 
     /// The row of an item given by its id or, failing that, its name (case aside).
@@ -309,7 +316,60 @@ impl Retriever {
     }
 }
 
-fn has_features(users: &FeatureTable, row: usize) -> bool {
+/// Items allowed by an expression: `column=value` for text columns (one of its values for lists), `column>=number` or
+/// `column<=number` for numbers.
+///
+/// # Errors
+/// [`Error::Input`] saying which forms, columns or values exist.
+pub fn item_filter(items: &FeatureTable, expression: &str) -> Result<ItemFilter> {
+    let (name, operator, value) = [">=", "<=", "="]
+        .iter()
+        .find_map(|operator| {
+            expression.split_once(operator).map(|(name, value)| (name.trim(), *operator, value.trim()))
+        })
+        .ok_or_else(|| {
+            Error::input(format!("filter {expression:?}: expected column=value, column>=number or column<=number"))
+        })?;
+    let plural = format!("{name}s");
+    let column = items.columns.iter().find(|column| column.name == name || column.name == plural);
+    let column = match column {
+        Some(column) => column,
+        None => items.column(name)?,
+    };
+    let allow = |allowed: &dyn Fn(usize) -> bool| ItemFilter::from_predicate(items.len(), |item| allowed(item.index()));
+    let number =
+        || value.parse::<f64>().map_err(|_| Error::input(format!("filter {expression:?}: {value:?} is not a number")));
+    let filter = match (&column.values, operator) {
+        (ColumnValues::Text(values), "=") => allow(&|item| values[item].as_deref() == Some(value)),
+        (ColumnValues::TextList(values), "=") => allow(&|item| values[item].iter().any(|one| one == value)),
+        (ColumnValues::Number(values), _) => {
+            let number = number()?;
+            allow(&|item| match operator {
+                ">=" => values[item] >= number,
+                "<=" => values[item] <= number,
+                _ => values[item] == number,
+            })
+        }
+        _ => {
+            return Err(Error::input(format!(
+                "filter {expression:?}: {} can't be compared with {operator}",
+                column.name
+            )));
+        }
+    };
+    if filter.count() == 0 {
+        return Err(Error::input(format!(
+            "filter {expression:?} allows no item{}",
+            examples(&column.values)
+                .map(|some| format!("; {} holds values such as {some}", column.name))
+                .unwrap_or_default()
+        )));
+    }
+    Ok(filter)
+}
+
+/// Whether anything is known of a user beside the id.
+pub fn has_features(users: &FeatureTable, row: usize) -> bool {
     users.columns.iter().any(|column| match &column.values {
         ColumnValues::Text(values) => values[row].is_some(),
         ColumnValues::TextList(values) => !values[row].is_empty(),
@@ -319,12 +379,12 @@ fn has_features(users: &FeatureTable, row: usize) -> bool {
 }
 
 fn examples(values: &ColumnValues) -> Option<String> {
-    let mut some: Vec<&str> = match values {
-        ColumnValues::Text(values) => values.iter().flatten().map(String::as_str).collect(),
-        ColumnValues::TextList(values) => values.iter().flatten().map(String::as_str).collect(),
+    // One by one: a column holds few values many times, and collecting would sort them all.
+    let mut some: BTreeSet<&str> = BTreeSet::new();
+    match values {
+        ColumnValues::Text(values) => some.extend(values.iter().flatten().map(String::as_str)),
+        ColumnValues::TextList(values) => some.extend(values.iter().flatten().map(String::as_str)),
         _ => return None,
-    };
-    some.sort_unstable();
-    some.dedup();
-    (!some.is_empty()).then(|| some.iter().take(8).copied().collect::<Vec<_>>().join(", "))
+    }
+    (!some.is_empty()).then(|| some.into_iter().take(8).collect::<Vec<_>>().join(", "))
 }

@@ -6,6 +6,8 @@
 //! RUN/metrics.jsonl     one line every `train.log_every` steps, one a validation
 //! RUN/checkpoint/       everything needed to go on (a `duet-checkpoint` artifact)
 //! RUN/best/             the parameters of the best epoch, with Adagrad's memory (a `duet-weights` artifact)
+//! RUN/searched/         the parameters of the best epoch before a refit: they have not seen the validation part (a `duet-weights` artifact)
+//! RUN/reranker/         the trees of `rerank` (a `duet-reranker` artifact)
 //! RUN/vocabulary/       the ids of the dataset's items (and users, where the model knows them) (a `duet-vocabulary` artifact)
 //! ```
 
@@ -44,6 +46,9 @@ const VOCABULARY_DIR: &str = "vocabulary";
 /// The dataset's tables, as the dataset names them.
 const ITEMS_FILE: &str = "items.parquet";
 const USERS_FILE: &str = "users.parquet";
+
+/// What a refit replaced in `best/`.
+const SEARCHED_DIR: &str = "searched";
 
 const RUN_FILE: &str = "run.json";
 const CONFIG_FILE: &str = "config.toml";
@@ -132,6 +137,29 @@ impl Run {
         Ok(Self { dir: dir.to_path_buf(), config, info, model, weights: manifest.body })
     }
 
+    /// The parameters that have not seen the validation part, with the epochs they were trained.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if there are none: the run was trained without a validation part, or an earlier duet refitted it.
+    pub fn unseen_model(&self, device: DeviceChoice) -> Result<TwoTower> {
+        let none = |why: &str| {
+            Err(Error::input(format!(
+                "{} {why}, so no parameters are left that have not seen the events to learn from; train it with a validation part \
+                 (data.validation, without --warm-start)",
+                self.dir.display()
+            )))
+        };
+        if self.weights.validation_ndcg.is_none() {
+            return none("was trained without a validation part");
+        }
+        let dir = self.dir.join(if self.weights.refitted { SEARCHED_DIR } else { "best" });
+        if !dir.exists() {
+            return none("was refitted by an earlier duet, which kept nothing of the search");
+        }
+        Manifest::<WeightsInfo>::open(&dir, WEIGHTS_MAGIC, VERSION)?;
+        load_model(&dir.join(WEIGHTS_FILE), &self.config, &self.info, &device.open()?)
+    }
+
     /// Opens the dataset the run was trained on, where it lay or at `other_place`.
     ///
     /// # Errors
@@ -155,7 +183,7 @@ impl Run {
 /// [`Error::Data`] naming the file, if it is not a tensor file or belongs to another model.
 pub fn load_model(path: &Path, config: &Config, info: &RunInfo, device: &OpenDevice) -> Result<TwoTower> {
     let tensors = tensor_file::read(path)?;
-    let mut model = TwoTower::new(&config.model, &config.loss, info.shape(), device, 0);
+    let mut model = TwoTower::unset(&config.model, &config.loss, info.shape(), device);
     model.restore(&tensors).map_err(|error| Error::data(path, error.to_string()))?;
     Ok(model)
 }
@@ -230,7 +258,8 @@ pub fn read_vocabulary(dir: &Path, info: &RunInfo, with_users: bool) -> Result<V
 /// [`Error::Input`] naming what duet did not write; [`Error::Io`] with the path.
 pub fn remove(dir: &Path) -> Result<()> {
     const FILES: [&str; 3] = [crate::metrics_log::FILE, RUN_FILE, CONFIG_FILE];
-    const ARTIFACTS: [&str; 4] = ["checkpoint", "best", VOCABULARY_DIR, "evaluation"];
+    const ARTIFACTS: [&str; 6] =
+        ["checkpoint", "best", SEARCHED_DIR, crate::reranker::DIR, VOCABULARY_DIR, "evaluation"];
     for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
         let name = entry.map_err(Error::io(dir))?.file_name().to_string_lossy().into_owned();
         let is_ours =
@@ -251,6 +280,26 @@ pub fn remove(dir: &Path) -> Result<()> {
             fs::remove_file(&path).map_err(Error::io(&path))?;
         }
     }
+    Ok(())
+}
+
+/// Keeps `best/` as `searched/` before a refit replaces it. Hard links, where the file system can.
+///
+/// # Errors
+/// [`Error::Io`] with the path; [`Error::Data`] if `best/` is damaged.
+pub fn keep_searched(dir: &Path) -> Result<()> {
+    let best = dir.join("best");
+    if !best.exists() {
+        return Ok(());
+    }
+    let manifest = Manifest::<WeightsInfo>::open(&best, WEIGHTS_MAGIC, VERSION)?;
+    // A training that was killed after it had replaced `best/` comes here again.
+    if manifest.body.refitted {
+        return Ok(());
+    }
+    let writer = DirWriter::create(&dir.join(SEARCHED_DIR), IfExists::Replace)?;
+    link_file(&best.join(WEIGHTS_FILE), &writer.path(WEIGHTS_FILE))?;
+    writer.publish(WEIGHTS_MAGIC, VERSION, &manifest.body)?;
     Ok(())
 }
 

@@ -438,6 +438,9 @@ impl Trainer<'_> {
             let validation_ndcg = self.progress.best.map(|(_, ndcg)| ndcg);
             check_converging(&learner.model, self.progress.epoch)?;
             let info = WeightsInfo { epoch: self.progress.epoch, validation_ndcg, refitted };
+            if refitted {
+                run::keep_searched(&self.options.out)?;
+            }
             run::write_best(&self.options.out, &learner.model.state(true)?, &info)?;
         }
         Ok(true)

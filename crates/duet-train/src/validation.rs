@@ -154,6 +154,7 @@ impl ValidationPart {
                 trained_row: (!range.is_empty()).then_some(case.user.0),
                 items: &timeline.items[range.clone()],
                 weights: timeline.weights.get(range).unwrap_or(&[]),
+                before: 0,
             }
         });
         let users = embed_users(model, config, &examples.users, inputs)?;

@@ -223,13 +223,15 @@ fn read_ids(path: &Path, declared: &Columns, rows: u64) -> Result<IdMap> {
 }
 
 fn read_table(path: &PathBuf, declared: &Columns, rows: u64) -> Result<FeatureTable> {
-    let ids = read_ids(path, declared, rows)?;
     let names = has_names(&Reader::open(path)?);
     let reader = open(path, &table_fields(declared, names), Some(rows))?;
     let mut table = FeatureTable::with_columns(declared);
+    let mut ids = Vec::with_capacity(reader.rows());
     let mut first_row = 1;
     for batch in reader.batches(None)? {
         let batch = batch?;
+        let column = required::<StringArray>(path, &batch, 0, first_row)?;
+        ids.extend(column.iter().flatten().map(str::to_owned));
         if names {
             let column = required::<StringArray>(path, &batch, 1, first_row)?;
             table.names.extend(column.iter().flatten().map(str::to_owned));
@@ -272,7 +274,7 @@ fn read_table(path: &PathBuf, declared: &Columns, rows: u64) -> Result<FeatureTa
         }
         first_row += batch.num_rows() as u64;
     }
-    table.ids = ids;
+    table.ids = IdMap::new(ids).map_err(|error| Error::data(path, error.to_string()))?;
     table.check()?;
     Ok(table)
 }

@@ -239,7 +239,7 @@ fn logits<const M: usize, const FMA: bool>(problem: &Problem<'_>, strip: &mut St
     }
 }
 
-/// Takes what the rows know out, and gives the positives their uncorrected logits back.
+/// Takes what the rows know out, and gives the positives their logits back: uncorrected ones, or as [`Targets`] says.
 fn mask(targets: &Targets, columns: usize, rows: Range<usize>, strip: &mut Strip) {
     strip.positives.clear();
     for (number, row) in rows.enumerate() {
@@ -248,7 +248,8 @@ fn mask(targets: &Targets, columns: usize, rows: Range<usize>, strip: &mut Strip
         let kept = strip.positives.len();
         strip.positives.extend(targets.positives(row).map(|at| {
             let column = targets.columns[at] as usize;
-            logits[column][lane] + targets.log_inclusion.get(column).copied().unwrap_or(0.0)
+            let correction = targets.log_inclusion.get(column).copied().unwrap_or(0.0);
+            logits[column][lane] + if targets.corrects_positives { 0.0 } else { correction }
         }));
         for column in targets.masked(row) {
             logits[column as usize][lane] = f32::NEG_INFINITY;
@@ -361,6 +362,7 @@ mod tests {
             seen_columns: (0..2 * rows.div_ceil(3)).map(|at| (at * 5 % columns) as u32).collect(),
             seen_places: (0..2 * rows.div_ceil(3) as u32).map(|at| at % 2).collect(),
             log_inclusion: random(columns).into_iter().map(|value| value - 1.0).collect(),
+            corrects_positives: false,
         };
         (users, items, targets)
     }

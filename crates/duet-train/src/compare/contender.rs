@@ -26,6 +26,10 @@ pub enum Contender {
     Bundle(PathBuf),
     /// A run, ranked exactly.
     Run(PathBuf),
+    /// A bundle with its lists put in order by its re-ranker.
+    RerankedBundle(PathBuf),
+    /// A run with its lists put in order by its re-ranker.
+    RerankedRun(PathBuf),
     /// A baseline, fitted on the training events with its defaults.
     Baseline(#[serde(serialize_with = "as_name")] Baseline),
 }
@@ -35,7 +39,8 @@ fn as_name<S: serde::Serializer>(baseline: &Baseline, serializer: S) -> std::res
 }
 
 impl Contender {
-    /// A path that exists is a bundle or a run; anything else must be the name of a baseline.
+    /// A path that exists is a bundle or a run, with its re-ranker where `+reranker` follows; anything else must be the name of a
+    /// baseline.
     ///
     /// # Errors
     /// [`Error::Data`] for a path to something else; [`Error::Input`] listing the baselines.
@@ -47,6 +52,16 @@ impl Contender {
         }
         if path.join("run.json").exists() {
             return Ok(Self::Run(path.to_path_buf()));
+        }
+        if let Some(place) = text.strip_suffix(RERANKED)
+            && !path.exists()
+            && Path::new(place).exists()
+        {
+            return Ok(match Self::find(place)? {
+                Self::Bundle(dir) => Self::RerankedBundle(dir),
+                Self::Run(dir) => Self::RerankedRun(dir),
+                other => return Err(Error::input(format!("{other} has no re-ranker: only bundles and runs may"))),
+            });
         }
         if path.exists() {
             return Err(Error::data(
@@ -62,7 +77,7 @@ impl Contender {
     /// Where its dataset lay, and the dataset's fingerprint; nothing for a baseline, which is fitted on any.
     pub(super) fn dataset(&self) -> Result<Option<(PathBuf, String)>> {
         match self {
-            Self::Bundle(dir) | Self::Run(dir) => {
+            Self::Bundle(dir) | Self::Run(dir) | Self::RerankedBundle(dir) | Self::RerankedRun(dir) => {
                 let (_, info) = run::read_records(dir)?;
                 Ok(Some((info.dataset_dir, info.dataset_fingerprint)))
             }
@@ -77,6 +92,14 @@ impl Contender {
             Self::Run(dir) => {
                 let run = Run::open(dir, device)?;
                 Box::new(Retriever::from_run(&run, &bed.dataset)?.into_served().named(self.to_string()))
+            }
+            Self::RerankedBundle(dir) => {
+                Box::new(Retriever::from_bundle(dir)?.reranked_by_bundle(dir)?.into_reranked(&self.to_string())?)
+            }
+            Self::RerankedRun(dir) => {
+                let run = Run::open(dir, device)?;
+                let retriever = Retriever::from_run(&run, &bed.dataset)?.reranked_by_run(&run, &bed.dataset)?;
+                Box::new(retriever.into_reranked(&self.to_string())?)
             }
             Self::Baseline(baseline) => {
                 let days = TRENDING_DAYS;
@@ -100,6 +123,9 @@ impl Contender {
     }
 }
 
+/// What stands behind the path of a bundle or a run whose re-ranker takes part.
+const RERANKED: &str = "+reranker";
+
 /// The window of the baseline `trending` where no run says another.
 const TRENDING_DAYS: f64 = 28.0;
 
@@ -111,6 +137,7 @@ impl fmt::Display for Contender {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bundle(dir) | Self::Run(dir) => write!(formatter, "{}", dir.display()),
+            Self::RerankedBundle(dir) | Self::RerankedRun(dir) => write!(formatter, "{}{RERANKED}", dir.display()),
             Self::Baseline(baseline) => write!(formatter, "{baseline}"),
         }
     }

@@ -26,7 +26,7 @@ pub(super) fn click_calibration(dataset: &Dataset, model: &VectorRecommender<Ind
     let one_of = impressions.div_ceil(MOST).max(1);
     let (users, items) = (model.users(), model.search().vectors());
     let mut shown = Vec::new();
-    dataset.for_each_artist_impression(|ArtistImpression { user, item, clicked }| {
+    dataset.for_each_artist_impression(|ArtistImpression { user, item, clicked, .. }| {
         let mixed = splitmix64(u64::from(user.0));
         if (mixed >> 1).is_multiple_of(one_of) && user.index() < users.len() && item.index() < items.len() {
             let (user, item) = (users.row(user.index()), items.row(item.index()));

@@ -5,7 +5,9 @@
 //! same users shows.
 //!
 //! The reverse is an alarm too: nobody predicts the future better than what was learned, so a test part that is easier for the model
-//! than its training sample, and not so for popularity, speaks for features that know the future.
+//! than its training sample, and not so for popularity, speaks for features that know the future. It can't see a column that knows as
+//! much of the training events as of the held-out ones (both parts get easier alike), nor one that training can't make anything of: an
+//! item that is nobody's target with that value is not learned from it.
 
 use duet_core::{Result, UserIdx, config::Validation};
 use duet_data::dataset::Timeline;
@@ -98,6 +100,7 @@ impl FitGap {
                     trained_row: (!range.is_empty()).then_some(user.0),
                     items: &timeline.items[range.clone()],
                     weights: timeline.weights.get(range).unwrap_or(&[]),
+                    before: 0,
                 }
             });
             let vectors = embed_users(&run.model, &run.config, &features, inputs)?;

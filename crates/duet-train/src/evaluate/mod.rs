@@ -6,6 +6,8 @@
 //! * [`test_cases`]: held-out events to test users. [`Baseline`]: what the model has to beat.
 //! * The model is measured as it serves ([`ServedTwoTower`](crate::served::ServedTwoTower)): with the fallback for people it
 //!   knows nothing about.
+//! * Where the run has a re-ranker, the two stages together are a challenger with a row of their own
+//!   ([`RunReranker`]).
 //! * For whom it is better or worse ([`Segments`]), what new users and items get ([`ColdStart`]), who is shown ([`ExposureRow`]),
 //!   whether it learned by heart ([`FitGap`]), whether its scores go with clicks.
 //! * [`Report`]: everything measured, as JSON, Parquet (per user), Markdown and one HTML page.
@@ -34,7 +36,8 @@ use std::{path::PathBuf, time::Instant};
 use duet_core::{Error, Result};
 use duet_model::device::DeviceChoice;
 use duet_retrieval::{
-    Evaluation, EvaluationOptions, search::VectorSearch, segments::FoldLimits, unit_vectors::UnitVectors,
+    Evaluation, EvaluationOptions, rerank::Reranked, search::VectorSearch, segments::FoldLimits,
+    unit_vectors::UnitVectors,
 };
 
 pub use self::{
@@ -57,7 +60,11 @@ use self::{
     test_bed::TestBed,
     tuning::TuningPart,
 };
-use crate::{retriever::Retriever, run::Run};
+use crate::{
+    reranker::{BOOSTED_TREES, RunReranker},
+    retriever::Retriever,
+    run::Run,
+};
 
 /// What to evaluate, against what, and how.
 #[derive(Debug, Clone)]
@@ -143,6 +150,10 @@ pub fn evaluate(options: &EvaluateOptions) -> Result<Report> {
         }
         evaluations.push(bed.measure(&Retriever::from_run(&other, &bed.dataset)?.into_served().named(name))?);
     }
+    let trees = RunReranker::of_run(&run, &bed.dataset, &served)?;
+    if let Some(trees) = &trees {
+        evaluations.push(bed.measure(&Reranked::new(BOOSTED_TREES, &served, trees, trees.candidates())?)?);
+    }
     let seed = options.options.seed;
     let mut facts = Vec::with_capacity(baselines.len());
     for &baseline in &baselines {
@@ -160,7 +171,7 @@ pub fn evaluate(options: &EvaluateOptions) -> Result<Report> {
         facts.push(BaselineFacts { name: baseline.as_str(), parameters, tuned, fit_seconds });
     }
     let protocol = Protocol::new(options, &bed.panel, bed.items.len(), diversity_by);
-    let first_baseline = 1 + options.also.len();
+    let first_baseline = 1 + options.also.len() + usize::from(trees.is_some());
     let test = fit_part(&evaluations);
     let findings = Findings {
         segments: segments(&bed, &evaluations, first_baseline, &protocol)?,

@@ -1,21 +1,16 @@
-//! The report as one HTML page without scripts, fonts or anything else from outside.
-//!
-//! Whatever comes from data or names is escaped where it enters the page; a content security policy forbids scripts and requests
-//! besides.
+//! The report as one HTML page (see [`crate::page`] for what it shares with others).
 
-mod charts;
 mod plots;
-mod style;
 
 use std::fmt::Write;
 
 use duet_core::markup::escape;
 
-use self::charts::Charts;
 use super::{
     report::{ExampleList, Report, Topic},
     table::Table,
 };
+use crate::page::{Charts, document, escape_lines, row, scroll};
 
 /// The whole page.
 pub(super) fn page(report: &Report) -> String {
@@ -58,29 +53,7 @@ pub(super) fn page(report: &Report) -> String {
         card(report),
         escape_lines(&config)
     );
-    format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n\
-         <link rel=\"icon\" href=\"data:,\">\n<title>duet: evaluation</title>\n<style>{}</style>\n</head>\n\
-         <body>\n<main>\n{body}</main>\n</body>\n</html>\n",
-        style::STYLE
-    )
-}
-
-/// Text of several lines: [`escape`] takes line breaks for what has no place in a value.
-fn escape_lines(text: &str) -> String {
-    text.lines().map(escape).collect::<Vec<_>>().join("\n")
-}
-
-fn scroll(table: &Table) -> String {
-    format!("<div class=\"scroll\">\n{}</div>\n", table.to_html())
-}
-
-/// Plots side by side.
-fn row(plots: &[String]) -> String {
-    let plots: String = plots.iter().map(String::as_str).collect();
-    if plots.is_empty() { plots } else { format!("<div class=\"charts\">\n{plots}</div>\n") }
+    document("duet: evaluation", &body)
 }
 
 fn verdicts(report: &Report) -> String {

@@ -2,11 +2,13 @@
 
 use duet_retrieval::{bootstrap::Interval, verdict::Outcome};
 
-use super::charts::{Charts, Curve, Point, Row};
-use crate::evaluate::{
-    groups::MeasuredDivision,
-    report::{Report, SegmentKind},
-    words::{display_metric, display_name},
+use crate::{
+    evaluate::{
+        groups::MeasuredDivision,
+        report::{Report, SegmentKind},
+        words::{display_metric, display_name},
+    },
+    page::{Charts, Curve, Point, Row},
 };
 
 /// Curves of a plot at most.

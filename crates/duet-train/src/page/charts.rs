@@ -7,25 +7,25 @@ use duet_core::markup::{Figures, escape, grid, shorten, ticks, told};
 use duet_retrieval::bootstrap::Interval;
 
 /// A mean with its interval, on a line of its own.
-pub(super) struct Row {
-    pub(super) label: String,
-    pub(super) interval: Interval,
+pub(crate) struct Row {
+    pub(crate) label: String,
+    pub(crate) interval: Interval,
     /// CSS class with its colour.
-    pub(super) class: &'static str,
+    pub(crate) class: &'static str,
 }
 
 /// A curve; a point is missing where its value is.
-pub(super) struct Curve {
-    pub(super) name: String,
-    pub(super) values: Vec<Option<f64>>,
+pub(crate) struct Curve {
+    pub(crate) name: String,
+    pub(crate) values: Vec<Option<f64>>,
 }
 
 /// A point of a plane.
-pub(super) struct Point {
-    pub(super) label: String,
-    pub(super) x: f64,
-    pub(super) y: f64,
-    pub(super) class: &'static str,
+pub(crate) struct Point {
+    pub(crate) label: String,
+    pub(crate) x: f64,
+    pub(crate) y: f64,
+    pub(crate) class: &'static str,
 }
 
 /// Curves beyond the colours share the last.
@@ -34,13 +34,13 @@ const LETTER: f64 = 6.6;
 
 /// Draws the plots of one page.
 #[derive(Debug, Default)]
-pub(super) struct Charts {
+pub(crate) struct Charts {
     figures: Figures,
 }
 
 impl Charts {
     /// Means as points, intervals as lines through them, over an axis that holds zero; a line stands at zero.
-    pub(super) fn intervals(&mut self, title: &str, rows: &[Row], signed: bool) -> String {
+    pub(crate) fn intervals(&mut self, title: &str, rows: &[Row], signed: bool) -> String {
         const LABEL: f64 = 230.0;
         const PLOT: f64 = 250.0;
         const ROW: f64 = 22.0;
@@ -76,7 +76,7 @@ impl Charts {
     }
 
     /// Curves over named places, values from 0.
-    pub(super) fn curves(&mut self, title: &str, places: &[String], curves: &[Curve], marked: Option<usize>) -> String {
+    pub(crate) fn curves(&mut self, title: &str, places: &[String], curves: &[Curve], marked: Option<usize>) -> String {
         const LEFT: f64 = 56.0;
         const TOP: f64 = 10.0;
         const WIDTH: f64 = 400.0;
@@ -145,7 +145,7 @@ impl Charts {
     }
 
     /// Points of a plane whose axes begin at 0.
-    pub(super) fn plane(&mut self, title: &str, points: &[Point], (x_name, y_name): (&str, &str)) -> String {
+    pub(crate) fn plane(&mut self, title: &str, points: &[Point], (x_name, y_name): (&str, &str)) -> String {
         const LEFT: f64 = 56.0;
         const TOP: f64 = 24.0;
         const WIDTH: f64 = 520.0;

@@ -1,6 +1,6 @@
 //! Colours and layout of the page.
 
-pub(super) const STYLE: &str = "
+pub(crate) const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #1c2430; --paper: #fff; --faint: #5d6672; --rule: #d9dee4; --own: #2f6db5; --other: #8794a3;
   --good: #2a7d46; --bad: #b3261e; --c1: #c2452d; --c2: #2a7d46; --c3: #8b5fbf; --c4: #a87416; --c5: #7a8592; }
 @media screen and (prefers-color-scheme: dark) {

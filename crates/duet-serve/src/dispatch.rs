@@ -1,0 +1,572 @@
+//! Between the connections and the engine: a bounded queue, and threads that empty it.
+//!
+//! * What does not fit is refused at once ([`DispatchError::Full`]): by the length of the queue, and earlier, when what waits would
+//!   take more than a tenth of the deadline at the pace of the last requests. Whoever is let in is answered fast.
+//! * A thread takes what waits, up to `engine.max_batch` lists, and answers it on one engine: the one in the slot at that moment. A new
+//!   bundle is taken up between two batches.
+//! * What waited beyond its deadline is not worked on any more ([`DispatchError::Expired`]).
+//! * A panic ends no thread: the worker is made anew, and the requests of that batch are tried one by one. Only what panics again is
+//!   answered without the towers.
+//!
+//! Work is done by few threads rather than many tasks: two batches on one core would only take turns.
+
+use std::{
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::oneshot;
+
+use crate::{
+    config::{EngineConfig, LimitsConfig},
+    engine::Engine,
+    http::error::ApiError,
+    request::{Answer, ListRequest},
+    worker::Worker,
+};
+
+/// The engine that answers now.
+pub type Slot = ArcSwap<Engine>;
+
+/// Makes a request on the engine that will answer it: ids become rows there and nowhere else.
+pub type Make = Box<dyn FnOnce(&Engine) -> Result<ListRequest, ApiError> + Send>;
+
+/// Lists of one submission and the engine they were made on.
+pub type Answered = (Arc<Engine>, Vec<Answer>);
+
+/// The part of the deadline that a request may be expected to wait when it comes.
+const WAIT_SHARE: u32 = 10;
+/// An idle thread looks for a new engine this often, so that it does not keep an old one in memory.
+const IDLE: Duration = Duration::from_secs(1);
+/// What is told of a list whose making panicked.
+const TOWER_FAILED: &str = "tower_failed";
+/// How much a batch moves the pace: one part in eight.
+const PACE_SHIFT: u32 = 3;
+
+/// Why there is no list.
+#[derive(Debug)]
+pub enum DispatchError {
+    /// More waits than can be answered in time.
+    Full,
+    /// The deadline passed.
+    Expired,
+    /// The service is being stopped.
+    Closed,
+    /// The request makes no sense on this bundle.
+    Bad(ApiError),
+}
+
+struct Job {
+    makes: Vec<Make>,
+    deadline: Instant,
+    reply: oneshot::Sender<Result<Answered, DispatchError>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// Requests in `jobs`.
+    requests: usize,
+    is_closed: bool,
+}
+
+struct Shared {
+    slot: Arc<Slot>,
+    queue: Mutex<Queue>,
+    arrival: Condvar,
+    /// As `queue.requests`, to be read without the lock.
+    depth: AtomicUsize,
+    /// Nanoseconds a request took lately, on one thread.
+    pace: AtomicU64,
+    workers: usize,
+    max_batch: usize,
+    capacity: usize,
+    most_wait: Duration,
+}
+
+/// The queue and its threads.
+pub struct Dispatcher {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Dispatcher {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Dispatcher").field("depth", &self.depth()).finish_non_exhaustive()
+    }
+}
+
+impl Dispatcher {
+    /// Starts the threads.
+    pub fn start(slot: Arc<Slot>, config: &EngineConfig, limits: &LimitsConfig) -> Self {
+        let workers = match config.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        };
+        let shared = Arc::new(Shared {
+            slot,
+            queue: Mutex::default(),
+            arrival: Condvar::new(),
+            depth: AtomicUsize::new(0),
+            pace: AtomicU64::new(0),
+            workers,
+            max_batch: config.max_batch.max(1),
+            capacity: limits.queue.max(1),
+            most_wait: Duration::from_millis(limits.deadline_ms) / WAIT_SHARE,
+        });
+        let spawn = |number: usize| {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new().name(format!("lists-{number}")).spawn(move || shared.work())
+        };
+        let threads: Vec<JoinHandle<()>> = (0..workers)
+            .filter_map(|number| {
+                spawn(number).inspect_err(|error| tracing::error!(%error, "a thread for lists did not start")).ok()
+            })
+            .collect();
+        Self { shared, threads: Mutex::new(threads) }
+    }
+
+    /// Waits for a list.
+    ///
+    /// # Errors
+    /// [`DispatchError`]
+    pub async fn submit(&self, make: Make, deadline: Instant) -> Result<(Arc<Engine>, Answer), DispatchError> {
+        let (engine, answers) = self.submit_all(vec![make], deadline).await?;
+        // One list a request; were there none, it would be as if nobody had answered.
+        answers.into_iter().next().map(|answer| (engine, answer)).ok_or(DispatchError::Closed)
+    }
+
+    /// Waits for several lists, all made on one engine.
+    ///
+    /// # Errors
+    /// [`DispatchError`]; one bad request is the failure of all.
+    pub async fn submit_all(&self, makes: Vec<Make>, deadline: Instant) -> Result<Answered, DispatchError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.push(Job { makes, deadline, reply })?;
+        match tokio::time::timeout_at(deadline.into(), answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(DispatchError::Closed),
+            Err(_) => Err(DispatchError::Expired),
+        }
+    }
+
+    /// Requests that wait.
+    pub fn depth(&self) -> usize {
+        self.shared.depth.load(Ordering::Relaxed)
+    }
+
+    /// Takes nothing more, answers what waits, and ends the threads.
+    pub fn close_and_drain(&self) {
+        self.shared.lock().is_closed = true;
+        self.shared.arrival.notify_all();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        // What a job holds may be the last thing that holds this: a thread can't wait for itself.
+        let me = std::thread::current().id();
+        for thread in threads.into_iter().filter(|thread| thread.thread().id() != me) {
+            if thread.join().is_err() {
+                tracing::error!("a thread for lists had panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Dispatcher {
+    fn drop(&mut self) {
+        self.close_and_drain();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, job: Job) -> Result<(), DispatchError> {
+        let count = job.makes.len();
+        let mut queue = self.lock();
+        if queue.is_closed {
+            return Err(DispatchError::Closed);
+        }
+        // A submission larger than the queue is let in alone: it could never come otherwise.
+        let has_room = queue.requests + count <= self.capacity || queue.requests == 0;
+        if !has_room || self.is_too_long(queue.requests) {
+            return Err(DispatchError::Full);
+        }
+        queue.requests += count;
+        queue.jobs.push_back(job);
+        self.depth.store(queue.requests, Ordering::Relaxed);
+        drop(queue);
+        self.arrival.notify_one();
+        Ok(())
+    }
+
+    /// Whether what waits would take too long at the pace of late. What the threads can take up at once never does.
+    fn is_too_long(&self, waiting: usize) -> bool {
+        if waiting < self.workers * self.max_batch {
+            return false;
+        }
+        let pace = Duration::from_nanos(self.pace.load(Ordering::Relaxed));
+        pace.saturating_mul(u32::try_from(waiting).unwrap_or(u32::MAX)) / self.workers as u32 > self.most_wait
+    }
+
+    /// A thread's life.
+    fn work(&self) {
+        // Searches and towers share their work out by rayon. In a pool of this thread alone they stay here: handing a millisecond's
+        // work to other threads and waiting for it costs as much as doing it, and all cores have a thread of ours already.
+        if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build() {
+            tracing::warn!(%error, "lists are made in the common thread pool");
+        }
+        let mut worker: Option<Worker> = None;
+        loop {
+            let jobs = match self.next_batch() {
+                Next::Jobs(jobs) => jobs,
+                Next::Idle => {
+                    if worker.as_ref().is_some_and(|worker| !Arc::ptr_eq(worker.engine(), &self.slot.load())) {
+                        worker = Some(Worker::new(self.slot.load_full()));
+                    }
+                    continue;
+                }
+                Next::Closed => return,
+            };
+            let engine = self.slot.load_full();
+            let mut ready = match worker.take() {
+                Some(worker) if Arc::ptr_eq(worker.engine(), &engine) => worker,
+                _ => Worker::new(Arc::clone(&engine)),
+            };
+            let started = Instant::now();
+            let answered = answer_jobs(&engine, &mut ready, jobs, self.max_batch);
+            self.note_pace(started.elapsed(), answered);
+            worker = Some(ready);
+        }
+    }
+
+    fn next_batch(&self) -> Next {
+        let mut queue = self.lock();
+        if queue.jobs.is_empty() && !queue.is_closed {
+            queue = self.arrival.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        if queue.jobs.is_empty() {
+            return if queue.is_closed { Next::Closed } else { Next::Idle };
+        }
+        let (mut jobs, mut requests) = (Vec::new(), 0);
+        while let Some(job) = queue.jobs.pop_front() {
+            requests += job.makes.len();
+            jobs.push(job);
+            let next = queue.jobs.front().map_or(0, |job| job.makes.len());
+            if requests + next > self.max_batch {
+                break;
+            }
+        }
+        queue.requests -= requests;
+        self.depth.store(queue.requests, Ordering::Relaxed);
+        Next::Jobs(jobs)
+    }
+
+    fn note_pace(&self, took: Duration, requests: usize) {
+        if requests == 0 {
+            return;
+        }
+        let now = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) / requests as u64;
+        let before = self.pace.load(Ordering::Relaxed);
+        let pace = if before == 0 { now } else { before - (before >> PACE_SHIFT) + (now >> PACE_SHIFT) };
+        // Two threads may write over each other: it is an estimate.
+        self.pace.store(pace, Ordering::Relaxed);
+    }
+}
+
+enum Next {
+    Jobs(Vec<Job>),
+    Idle,
+    Closed,
+}
+
+/// Answers every job; returns how many requests were worked on.
+fn answer_jobs(engine: &Arc<Engine>, worker: &mut Worker, jobs: Vec<Job>, max_batch: usize) -> usize {
+    let now = Instant::now();
+    let mut waiting = Vec::with_capacity(jobs.len());
+    let mut requests = Vec::new();
+    for Job { makes, deadline, reply } in jobs {
+        if reply.is_closed() {
+            continue;
+        }
+        if now >= deadline {
+            // Whoever went away needs no answer.
+            let _ = reply.send(Err(DispatchError::Expired));
+            continue;
+        }
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            makes.into_iter().map(|make| make(engine)).collect::<Result<Vec<ListRequest>, ApiError>>()
+        }))
+        .unwrap_or_else(|_| Err(ApiError::internal("making a request panicked")));
+        match made {
+            Ok(made) => {
+                waiting.push((reply, made.len()));
+                requests.extend(made);
+            }
+            Err(error) => {
+                let _ = reply.send(Err(DispatchError::Bad(error)));
+            }
+        }
+    }
+    let mut answers = Vec::with_capacity(requests.len());
+    for batch in requests.chunks(max_batch) {
+        answers.extend(answer_batch(engine, worker, batch));
+    }
+    let mut answers = answers.into_iter();
+    for (reply, count) in waiting {
+        let _ = reply.send(Ok((Arc::clone(engine), answers.by_ref().take(count).collect())));
+    }
+    requests.len()
+}
+
+fn answer_batch(engine: &Arc<Engine>, worker: &mut Worker, batch: &[ListRequest]) -> Vec<Answer> {
+    if let Some(answers) = answer_whole(engine, worker, batch) {
+        return answers;
+    }
+    let one = |request: &ListRequest| {
+        let answers = if batch.len() > 1 { answer_whole(engine, worker, std::slice::from_ref(request)) } else { None };
+        answers.and_then(|mut answers| answers.pop()).unwrap_or_else(|| engine.fallback(request, TOWER_FAILED))
+    };
+    batch.iter().map(one).collect()
+}
+
+/// Nothing if it panics or an answer is missing; the worker is a new one then.
+fn answer_whole(engine: &Arc<Engine>, worker: &mut Worker, batch: &[ListRequest]) -> Option<Vec<Answer>> {
+    let answers = catch_unwind(AssertUnwindSafe(|| worker.answer(batch)));
+    match answers {
+        Ok(answers) if answers.len() == batch.len() => return Some(answers),
+        Ok(_) => tracing::error!("fewer answers than requests"),
+        Err(_) => tracing::error!("a worker panicked and is made anew"),
+    }
+    *worker = Worker::new(Arc::clone(engine));
+    None
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::sync::mpsc;
+
+    use duet_core::{ItemIdx, UserIdx};
+    use duet_retrieval::{Query, Recommender, Scored};
+
+    use super::*;
+    use crate::{
+        config::ServeConfig,
+        engine::EngineOptions,
+        request::Source,
+        small_bundle::{Which, bundle, known, request, variant},
+        variants::Arm,
+    };
+
+    fn engine(which: Which) -> Arc<Engine> {
+        Engine::open(&bundle(which), &EngineOptions::default()).unwrap()
+    }
+
+    fn dispatcher(engine: Arc<Engine>, workers: usize, max_batch: usize, queue: usize) -> (Arc<Slot>, Dispatcher) {
+        let ServeConfig { engine: config, limits, .. } = ServeConfig::resolve(&[], &[]).unwrap();
+        let slot = Arc::new(Slot::new(engine));
+        let config = EngineConfig { workers, max_batch, ..config };
+        let dispatcher = Dispatcher::start(Arc::clone(&slot), &config, &LimitsConfig { queue, ..limits });
+        (slot, dispatcher)
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(30)
+    }
+
+    fn list() -> Make {
+        Box::new(|_| Ok(request(known(UserIdx(0), &[3]))))
+    }
+
+    /// Makes its request once it is told to; says that it was begun.
+    fn held() -> (Make, mpsc::Receiver<()>, mpsc::Sender<()>) {
+        let (begun, is_begun) = mpsc::channel();
+        let (go, may_go) = mpsc::channel::<()>();
+        let make: Make = Box::new(move |_| {
+            begun.send(()).unwrap();
+            let _ = may_go.recv();
+            Ok(request(known(UserIdx(0), &[])))
+        });
+        (make, is_begun, go)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_does_not_fit_is_refused_at_once_and_the_rest_is_answered() {
+        let (_, dispatcher) = dispatcher(engine(Which::First), 1, 1, 3);
+        let dispatcher = Arc::new(dispatcher);
+        let (make, is_begun, go) = held();
+        let submit = |make: Make| {
+            let dispatcher = Arc::clone(&dispatcher);
+            tokio::spawn(async move { dispatcher.submit(make, soon()).await })
+        };
+        let first = submit(make);
+        is_begun.recv().unwrap();
+        let waiting: Vec<_> = (0..3).map(|_| submit(list())).collect();
+        while dispatcher.depth() < 3 {
+            tokio::task::yield_now().await;
+        }
+        let started = Instant::now();
+        assert!(matches!(dispatcher.submit(list(), soon()).await, Err(DispatchError::Full)));
+        assert!(started.elapsed() < Duration::from_secs(1));
+        go.send(()).unwrap();
+        for task in waiting.into_iter().chain([first]) {
+            assert_eq!(task.await.unwrap().unwrap().1.items.len(), 10);
+        }
+        assert_eq!(dispatcher.depth(), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_waited_beyond_its_deadline_is_not_worked_on() {
+        let (_, dispatcher) = dispatcher(engine(Which::First), 1, 1, 100);
+        let dispatcher = Arc::new(dispatcher);
+        let (make, is_begun, go) = held();
+        let other = Arc::clone(&dispatcher);
+        let first = tokio::spawn(async move { other.submit(make, soon()).await });
+        is_begun.recv().unwrap();
+        let made = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&made);
+        let make: Make = Box::new(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok(request(known(UserIdx(0), &[])))
+        });
+        let late = dispatcher.submit(make, Instant::now() + Duration::from_millis(20)).await;
+        assert!(matches!(late, Err(DispatchError::Expired)));
+        go.send(()).unwrap();
+        first.await.unwrap().unwrap();
+        // Behind it in the queue: when this is answered, the late one has been passed.
+        dispatcher.submit(list(), soon()).await.unwrap();
+        assert_eq!(made.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn closing_answers_what_waits_and_takes_nothing_more() {
+        let (_, dispatcher) = dispatcher(engine(Which::First), 1, 4, 100);
+        let dispatcher = Arc::new(dispatcher);
+        let (make, is_begun, go) = held();
+        let submit = |make: Make| {
+            let dispatcher = Arc::clone(&dispatcher);
+            tokio::spawn(async move { dispatcher.submit(make, soon()).await })
+        };
+        let mut tasks = vec![submit(make)];
+        is_begun.recv().unwrap();
+        tasks.extend((0..20).map(|_| submit(list())));
+        while dispatcher.depth() < 20 {
+            tokio::task::yield_now().await;
+        }
+        let closing = Arc::clone(&dispatcher);
+        let closing = tokio::task::spawn_blocking(move || closing.close_and_drain());
+        while !matches!(dispatcher.submit(list(), soon()).await, Err(DispatchError::Closed)) {
+            tokio::task::yield_now().await;
+        }
+        go.send(()).unwrap();
+        closing.await.unwrap();
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+    }
+
+    /// Panics for a listener without a history.
+    struct Moody;
+
+    impl Recommender for Moody {
+        fn name(&self) -> &str {
+            "moody"
+        }
+
+        fn is_exact(&self) -> bool {
+            true
+        }
+
+        fn recommend(&self, queries: &[Query<'_>]) -> duet_core::Result<Vec<Vec<Scored>>> {
+            assert!(!queries[0].history.is_empty(), "planted");
+            Ok(vec![(0..queries[0].k).map(|row| Scored { item: ItemIdx::from(row), score: -(row as f32) }).collect()])
+        }
+
+        fn similar(&self, _item: ItemIdx, _k: usize) -> duet_core::Result<Vec<Scored>> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_panic_costs_one_list_its_towers_and_nobody_else_anything() {
+        let mut engine = Engine::build(&bundle(Which::First), &EngineOptions::default()).unwrap();
+        engine.plant_baseline("moody", Box::new(Moody));
+        let (_, dispatcher) = dispatcher(Arc::new(engine), 1, 16, 100);
+        let make = |history: Vec<ItemIdx>| -> Make {
+            Box::new(move |_| {
+                let mut asked = request(crate::request::Listener::Anonymous { history });
+                asked.variant = variant(Arm::Baseline("moody".into()), false);
+                Ok(asked)
+            })
+        };
+        let makes = vec![make(vec![ItemIdx(1)]), make(Vec::new()), list(), make(vec![ItemIdx(2)])];
+        let (_, answers) = dispatcher.submit_all(makes, soon()).await.unwrap();
+        let sources: Vec<Source> = answers.iter().map(|answer| answer.source).collect();
+        assert_eq!(sources, [Source::Baseline, Source::Trending, Source::Personal, Source::Baseline]);
+        assert_eq!(answers[1].degraded, ["tower_failed"]);
+        assert!([0, 2, 3].iter().all(|&at: &usize| answers[at].degraded.is_empty()));
+        assert!(answers.iter().all(|answer| answer.items.len() == 10));
+        // A request that can't even be made is its own failure alone.
+        let panics: Make = Box::new(|_| panic!("planted"));
+        assert!(matches!(dispatcher.submit(panics, soon()).await, Err(DispatchError::Bad(_))));
+        let bad: Make = Box::new(|_| Err(ApiError::bad_request("planted")));
+        assert!(matches!(dispatcher.submit(bad, soon()).await, Err(DispatchError::Bad(_))));
+        assert_eq!(dispatcher.submit(list(), soon()).await.unwrap().1.source, Source::Personal);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn every_answer_is_of_one_bundle_while_bundles_change() {
+        let engines = [engine(Which::First), engine(Which::Second)];
+        let expected: Vec<Vec<Answer>> = engines
+            .iter()
+            .map(|engine| {
+                let requests: Vec<ListRequest> = (0..20).map(|user| request(known(UserIdx(user), &[user]))).collect();
+                Worker::new(Arc::clone(engine)).answer(&requests)
+            })
+            .collect();
+        assert_ne!(expected[0], expected[1]);
+        let (slot, dispatcher) = dispatcher(Arc::clone(&engines[0]), 2, 4, 1000);
+        let dispatcher = Arc::new(dispatcher);
+        let mut tasks = Vec::new();
+        for round in 0..40_u32 {
+            for user in 0..20_u32 {
+                let dispatcher = Arc::clone(&dispatcher);
+                tasks.push(tokio::spawn(async move {
+                    let (told, made_on) = mpsc::channel();
+                    let make: Make = Box::new(move |engine| {
+                        told.send(engine.bundle().to_owned()).unwrap();
+                        Ok(request(known(UserIdx(user), &[user])))
+                    });
+                    let answered = dispatcher.submit(make, soon()).await;
+                    (user, answered, made_on.try_recv())
+                }));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            slot.store(Arc::clone(&engines[(round as usize + 1) % 2]));
+        }
+        let mut by = [0, 0];
+        for task in tasks {
+            let (user, answered, made_on) = task.await.unwrap();
+            let (engine, answer) = match answered {
+                Ok(answered) => answered,
+                // Shed, as it may be: no mixed answer.
+                Err(DispatchError::Full) => continue,
+                Err(error) => panic!("{error:?}"),
+            };
+            assert_eq!(made_on.unwrap(), engine.bundle());
+            let at = engines.iter().position(|one| Arc::ptr_eq(one, &engine)).unwrap();
+            by[at] += 1;
+            let items = |answer: &Answer| answer.items.iter().map(|entry| entry.item).collect::<Vec<_>>();
+            assert_eq!(items(&answer), items(&expected[at][user as usize]));
+        }
+        assert!(by[0] > 0 && by[1] > 0, "{by:?}");
+    }
+}

@@ -1,0 +1,509 @@
+//! `GET /v1/users/{id}/recommendations` and `POST /v1/recommendations`: from a request to rows of a bundle, and from an answer to JSON.
+//!
+//! The work is the dispatcher's. What is found wrong before a bundle is needed is refused here, so that it takes no place in the queue.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
+};
+use duet_core::ItemIdx;
+use duet_retrieval::Scored;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::error::{ApiError, ErrorBody};
+use crate::{
+    app::AppState,
+    config::ServeConfig,
+    dispatch::{DispatchError, Make},
+    engine::Engine,
+    request::{Answer, AnswerItem, ListRequest, Listener, Source},
+    served_log::{ServedList, ServedUser},
+    variants::{Arm, Variant},
+};
+
+/// The keys of the query.
+const QUERY_KEYS: [&str; 5] = ["k", "kind", "exclude_seen", "filter", "explain"];
+/// The kind of item that a bundle's model knows.
+const ARTIST: &str = "artist";
+/// The longest id of a user or an artist.
+const MOST_ID_BYTES: usize = 512;
+
+/// A list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ListBody {
+    /// Names this list in later events.
+    pub request_id: String,
+    /// The listener's id as it was given; null for a history without a name.
+    pub user_id: Option<String>,
+    /// What the items are.
+    pub kind: String,
+    /// The bundle that answered.
+    pub bundle: String,
+    /// The variant by which the listener is served.
+    pub variant: String,
+    /// Where the list comes from: personal, precomputed, segment_trending, trending or baseline.
+    #[schema(value_type = String)]
+    pub source: Source,
+    /// What fell away on the way; empty when all went as meant.
+    pub degraded: Vec<String>,
+    /// Best first.
+    pub items: Vec<ListedItem>,
+}
+
+/// An item of a list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ListedItem {
+    /// Its place, from 0.
+    pub position: usize,
+    /// Its id.
+    pub item_id: String,
+    /// Its name, or its id where it has none.
+    pub name: String,
+    /// Larger is better; comparable within a list.
+    pub score: f32,
+    /// The history items that moved the score most; only where they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasons: Option<Vec<ReasonBody>>,
+}
+
+/// "Because you listened to ..."
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ReasonBody {
+    /// The id of an item of the history.
+    pub item_id: String,
+    /// Its name, or its id where it has none.
+    pub name: String,
+    /// Its share of all that spoke for the listed item.
+    pub share: f32,
+}
+
+/// Several lists.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ListsBody {
+    /// In the order of the requests.
+    pub lists: Vec<ListBody>,
+}
+
+/// Several requests.
+#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BatchBody {
+    /// What is asked for.
+    pub requests: Vec<BatchEntry>,
+}
+
+/// A request of several.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BatchEntry {
+    /// The listener, or else `history`.
+    #[serde(default)]
+    pub user_id: Option<String>,
+    /// What somebody without an id played, oldest first.
+    #[serde(default)]
+    pub history: Option<Vec<String>>,
+    /// How many items.
+    #[serde(default)]
+    pub k: Option<usize>,
+    /// Only "artist".
+    #[serde(default)]
+    pub kind: Option<String>,
+    /// Whether to leave out what was played.
+    #[serde(default)]
+    pub exclude_seen: Option<bool>,
+    /// All must hold.
+    #[serde(default)]
+    pub filter: Vec<String>,
+    /// Whether to give reasons.
+    #[serde(default)]
+    pub explain: bool,
+}
+
+/// A request that was checked as far as it can be without a bundle.
+#[derive(Debug)]
+struct Asked {
+    who: Who,
+    k: usize,
+    exclude_seen: bool,
+    filter: Vec<String>,
+    explain: bool,
+    variant: Arc<Variant>,
+    now_ms: i64,
+}
+
+#[derive(Debug)]
+enum Who {
+    User { given: String, model_id: String },
+    History(Vec<String>),
+}
+
+/// Recommendations for a listener.
+#[utoipa::path(
+    get,
+    path = "/v1/users/{id}/recommendations",
+    tag = "lists",
+    params(
+        ("id" = String, Path, description = "The listener"),
+        ("k" = Option<usize>, Query, description = "How many items"),
+        ("kind" = Option<String>, Query, description = "Only \"artist\""),
+        ("exclude_seen" = Option<bool>, Query, description = "Whether to leave out what the listener played"),
+        ("filter" = Option<Vec<String>>, Query, description = "column=value, column>=number or column<=number; repeatable, all must hold"),
+        ("explain" = Option<bool>, Query, description = "Whether to give reasons"),
+    ),
+    responses(
+        (status = 200, description = "The list", body = ListBody),
+        (status = 400, description = "Something is wrong with the request", body = ErrorBody),
+        (status = 503, description = "More requests than can be answered in time; see Retry-After", body = ErrorBody),
+    ),
+)]
+pub async fn get_recommendations(
+    State(app): State<Arc<AppState>>,
+    path: Result<Path<String>, PathRejection>,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Json<ListBody>, ApiError> {
+    let Path(user_id) = path.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    let Query(pairs) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    let entry = BatchEntry { user_id: Some(user_id), ..from_query(pairs)? };
+    let asked = Arc::new(checked(&app, entry)?);
+    if app.config.lists.precomputed_first
+        && let Some((engine, answer)) = precomputed(&app, &asked).await
+    {
+        return Ok(Json(told(&app, &engine, &asked, answer)));
+    }
+    match app.dispatcher.submit(make(&app, &asked), deadline(&app)).await {
+        Ok((engine, answer)) => Ok(Json(told(&app, &engine, &asked, answer))),
+        Err(DispatchError::Expired) => {
+            let (engine, answer) = late(&app, &asked).await?;
+            Ok(Json(told(&app, &engine, &asked, answer)))
+        }
+        Err(error) => Err(refused(error)),
+    }
+}
+
+/// Recommendations for several listeners, or for histories without a name. All lists come from one bundle.
+#[utoipa::path(
+    post,
+    path = "/v1/recommendations",
+    tag = "lists",
+    request_body = BatchBody,
+    responses(
+        (status = 200, description = "The lists, in the order of the requests", body = ListsBody),
+        (status = 400, description = "Something is wrong with a request; none is answered", body = ErrorBody),
+        (status = 404, description = "A history names an artist that is not in the bundle", body = ErrorBody),
+        (status = 413, description = "The body is too long", body = ErrorBody),
+        (status = 503, description = "More requests than can be answered in time; see Retry-After", body = ErrorBody),
+    ),
+)]
+pub async fn post_recommendations(State(app): State<Arc<AppState>>, body: Bytes) -> Result<Json<ListsBody>, ApiError> {
+    let body: BatchBody =
+        serde_json::from_slice(&body).map_err(|error| ApiError::bad_request(format!("the body: {error}")))?;
+    let most = app.config.limits.batch;
+    if body.requests.is_empty() || body.requests.len() > most {
+        let count = body.requests.len();
+        return Err(ApiError::bad_request(format!("requests: {count} of them; there must be 1 to {most}")));
+    }
+    let numbered = |(at, entry)| checked(&app, entry).map(Arc::new).map_err(|error| at_index(at, &error));
+    let asked: Vec<Arc<Asked>> = body.requests.into_iter().enumerate().map(numbered).collect::<Result<_, _>>()?;
+    let makes = asked.iter().map(|asked| make(&app, asked)).collect();
+    let (engine, answers) = match app.dispatcher.submit_all(makes, deadline(&app)).await {
+        Ok(answered) => answered,
+        Err(DispatchError::Expired) => {
+            let engine = app.slot.load_full();
+            let mut answers = Vec::with_capacity(asked.len());
+            for asked in &asked {
+                answers.push(engine.fallback(&request(&app, &engine, asked)?, DEADLINE));
+            }
+            (engine, answers)
+        }
+        Err(error) => return Err(refused(error)),
+    };
+    let lists = asked.iter().zip(answers).map(|(asked, answer)| told(&app, &engine, asked, answer)).collect();
+    Ok(Json(ListsBody { lists }))
+}
+
+/// What is told of a list that came too late.
+const DEADLINE: &str = "deadline";
+
+fn deadline(app: &AppState) -> Instant {
+    Instant::now() + Duration::from_millis(app.config.limits.deadline_ms)
+}
+
+fn refused(error: DispatchError) -> ApiError {
+    match error {
+        DispatchError::Bad(error) => error,
+        DispatchError::Closed => ApiError::unavailable("the service is being stopped"),
+        DispatchError::Full | DispatchError::Expired => ApiError::overloaded(),
+    }
+}
+
+fn at_index(at: usize, error: &ApiError) -> ApiError {
+    ApiError::bad_request(format!("requests[{at}]: {}", error.message()))
+}
+
+/// What a query says, as an entry of a batch would.
+fn from_query(pairs: Vec<(String, String)>) -> Result<BatchEntry, ApiError> {
+    let mut entry = BatchEntry::default();
+    for (key, value) in pairs {
+        let boolean = || match value.as_str() {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err(ApiError::bad_request(format!("{key}: {value:?} is neither true nor false"))),
+        };
+        match key.as_str() {
+            "k" => {
+                let number = value.parse();
+                entry.k =
+                    Some(number.map_err(|_| ApiError::bad_request(format!("k: {value:?} is not a whole number")))?);
+            }
+            "kind" => entry.kind = Some(value),
+            "exclude_seen" => entry.exclude_seen = Some(boolean()?),
+            "filter" => entry.filter.push(value),
+            "explain" => entry.explain = boolean()?,
+            _ => {
+                let valid = QUERY_KEYS.join(", ");
+                return Err(ApiError::bad_request(format!("unknown query key {key:?}; valid: {valid}")));
+            }
+        }
+    }
+    Ok(entry)
+}
+
+/// Everything that can be said of a request without a bundle.
+fn checked(app: &AppState, entry: BatchEntry) -> Result<Asked, ApiError> {
+    let settings = checked_settings(&app.config, &entry)?;
+    let (who, variant) = match (entry.user_id, entry.history) {
+        (Some(given), None) => {
+            let model_id = match &app.user_key {
+                Some(key) => key.pseudonym(&given)?,
+                None => given.clone(),
+            };
+            let variant = app.variants.of(&model_id);
+            (Who::User { given, model_id }, variant)
+        }
+        // Nobody to stay in a variant: the first stands for all.
+        (None, Some(history)) => {
+            let first = app.variants.all().first().map(Arc::clone);
+            (Who::History(history), first.unwrap_or_else(|| app.variants.of("")))
+        }
+        _ => return Err(ApiError::bad_request("give either user_id or history")),
+    };
+    let Settings { k, exclude_seen } = settings;
+    Ok(Asked {
+        who,
+        k,
+        exclude_seen,
+        filter: entry.filter,
+        explain: entry.explain,
+        variant,
+        now_ms: app.clock.now_ms(),
+    })
+}
+
+struct Settings {
+    k: usize,
+    exclude_seen: bool,
+}
+
+fn checked_settings(config: &ServeConfig, entry: &BatchEntry) -> Result<Settings, ApiError> {
+    let ServeConfig { lists, limits, .. } = config;
+    let bad = |message: String| Err(ApiError::bad_request(message));
+    match entry.kind.as_deref() {
+        None | Some(ARTIST) => {}
+        Some("song") => {
+            return bad("kind: there is no song model in this bundle; only \"artist\" can be asked for".into());
+        }
+        Some(other) => return bad(format!("kind: {other:?} is unknown; valid: artist")),
+    }
+    let k = entry.k.unwrap_or(lists.default_k);
+    if k == 0 || k > lists.max_k {
+        return bad(format!("k: {k} must be from 1 to {}", lists.max_k));
+    }
+    if entry.filter.len() > limits.filters {
+        return bad(format!("filter: {} of them; at most {} may be given", entry.filter.len(), limits.filters));
+    }
+    if let Some(long) = entry.filter.iter().map(String::len).find(|&bytes| bytes > limits.filter_bytes) {
+        return bad(format!("filter: {long} bytes; at most {} are read", limits.filter_bytes));
+    }
+    if entry.user_id.as_ref().is_some_and(|id| id.is_empty() || id.len() > MOST_ID_BYTES) {
+        return bad(format!("user_id: it must have 1 to {MOST_ID_BYTES} bytes"));
+    }
+    if let Some(history) = entry.history.as_ref().filter(|history| history.len() > limits.history) {
+        return bad(format!("history: {} items; at most {} are read", history.len(), limits.history));
+    }
+    Ok(Settings { k, exclude_seen: entry.exclude_seen.unwrap_or(lists.exclude_seen_artists) })
+}
+
+fn make(app: &Arc<AppState>, asked: &Arc<Asked>) -> Make {
+    let (app, asked) = (Arc::clone(app), Arc::clone(asked));
+    Box::new(move |engine| request(&app, engine, &asked))
+}
+
+/// The request on a bundle: ids become rows.
+fn request(app: &AppState, engine: &Engine, asked: &Asked) -> Result<ListRequest, ApiError> {
+    let listener = match &asked.who {
+        Who::User { model_id, .. } => Listener::Known {
+            id: model_id.clone(),
+            row: engine.user_row(model_id),
+            // What is in no bundle's catalogue can't be told to it.
+            live: app
+                .live
+                .since(model_id, engine.data_until_ms())
+                .iter()
+                .filter_map(|item| engine.item_row(item))
+                .collect(),
+        },
+        Who::History(history) => {
+            let row = |id: &String| {
+                engine.item_row(id).ok_or_else(|| ApiError::not_found(format!("history: no artist has the id {id:?}")))
+            };
+            Listener::Anonymous { history: history.iter().map(row).collect::<Result<_, _>>()? }
+        }
+    };
+    Ok(ListRequest {
+        listener,
+        k: asked.k,
+        exclude_seen: asked.exclude_seen,
+        filter: engine.filter(&asked.filter)?,
+        explain: asked.explain,
+        variant: Arc::clone(&asked.variant),
+        now_ms: asked.now_ms,
+    })
+}
+
+/// The list made before, where it says what would be made now: for a listener of the two-tower who did nothing since, asked for as lists
+/// are made.
+async fn precomputed(app: &AppState, asked: &Asked) -> Option<(Arc<Engine>, Answer)> {
+    let lists = app.precomputed.as_ref()?;
+    let Who::User { model_id, .. } = &asked.who else { return None };
+    let is_usual = asked.variant.recommender == Arm::TwoTower
+        && !asked.variant.rerank
+        && asked.filter.is_empty()
+        && !asked.explain
+        && asked.exclude_seen == app.config.lists.exclude_seen_artists;
+    let engine = app.slot.load_full();
+    if !is_usual || app.live.is_active_since(model_id, engine.data_until_ms()) {
+        return None;
+    }
+    let list = lists.get(model_id, engine.bundle()).await?;
+    // Rows of a shared store are not checked by it.
+    let is_sound = |entry: &Scored| entry.item.index() < engine.items().len() && entry.score.is_finite();
+    let item = |entry: Scored| AnswerItem { item: entry.item, score: entry.score, reasons: Vec::new() };
+    let items: Vec<AnswerItem> = list.into_iter().filter(is_sound).take(asked.k).map(item).collect();
+    let is_whole = items.len() == asked.k;
+    is_whole.then(|| (engine, Answer { source: Source::Precomputed, degraded: Vec::new(), items }))
+}
+
+/// What a listener gets whose deadline passed: the list made before, else what is played now.
+async fn late(app: &AppState, asked: &Asked) -> Result<(Arc<Engine>, Answer), ApiError> {
+    if let Some((engine, mut answer)) = precomputed(app, asked).await {
+        answer.degraded.push(DEADLINE);
+        return Ok((engine, answer));
+    }
+    let engine = app.slot.load_full();
+    let answer = engine.fallback(&request(app, &engine, asked)?, DEADLINE);
+    Ok((engine, answer))
+}
+
+/// Counts and logs an answer, and puts it in the words of the interface.
+fn told(app: &AppState, engine: &Engine, asked: &Asked, answer: Answer) -> ListBody {
+    app.stats.list(&answer);
+    let request_id = Uuid::now_v7().to_string();
+    let item_id = |item: ItemIdx| engine.items().ids.id(item.index()).to_owned();
+    let name = |item: ItemIdx| engine.items().name(item.index()).to_owned();
+    if let Some(log) = &app.served_log {
+        let user = match &asked.who {
+            Who::User { model_id, .. } if app.user_key.is_some() => ServedUser::Pseudonym(model_id.clone()),
+            Who::User { model_id, .. } => ServedUser::Given(model_id.clone()),
+            Who::History(_) => ServedUser::Anonymous,
+        };
+        log.record(ServedList {
+            ts_ms: asked.now_ms,
+            request_id: request_id.clone(),
+            user,
+            variant: asked.variant.name.clone(),
+            bundle: engine.bundle().to_owned(),
+            kind: ARTIST,
+            source: answer.source.as_str().to_owned(),
+            degraded: answer.degraded.clone(),
+            k: asked.k,
+            items: answer.items.iter().map(|entry| item_id(entry.item)).collect(),
+            scores: answer.items.iter().map(|entry| entry.score).collect(),
+        });
+    }
+    let reason = |reason: &crate::request::Reason| ReasonBody {
+        item_id: item_id(reason.item),
+        name: name(reason.item),
+        share: reason.share,
+    };
+    let listed = |(position, entry): (usize, &AnswerItem)| ListedItem {
+        position,
+        item_id: item_id(entry.item),
+        name: name(entry.item),
+        score: entry.score,
+        reasons: asked.explain.then(|| entry.reasons.iter().map(reason).collect()),
+    };
+    ListBody {
+        request_id,
+        user_id: match &asked.who {
+            Who::User { given, .. } => Some(given.clone()),
+            Who::History(_) => None,
+        },
+        kind: ARTIST.to_owned(),
+        bundle: engine.bundle().to_owned(),
+        variant: asked.variant.name.clone(),
+        source: answer.source,
+        degraded: answer.degraded.iter().map(ToString::to_string).collect(),
+        items: answer.items.iter().enumerate().map(listed).collect(),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn entry(query: &[(&str, &str)]) -> Result<BatchEntry, ApiError> {
+        from_query(query.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn queries_say_what_they_may_hold() {
+        let read = entry(&[("k", "5"), ("filter", "genre=rock"), ("filter", "followers>=100"), ("explain", "true")]);
+        let read = read.unwrap();
+        assert_eq!(
+            (read.k, read.filter.as_slice()),
+            (Some(5), &["genre=rock".to_owned(), "followers>=100".to_owned()][..])
+        );
+        assert!(read.explain && read.exclude_seen.is_none());
+        let message = |query| entry(query).unwrap_err().message().to_owned();
+        assert!(message(&[("limit", "5")]).contains("exclude_seen, filter, explain"));
+        assert!(message(&[("k", "-5")]).contains("whole number"));
+        assert!(message(&[("explain", "yes")]).contains("true nor false"));
+    }
+
+    #[test]
+    fn limits_are_told() {
+        let config = ServeConfig::resolve(&[], &[]).unwrap();
+        let message = |entry: BatchEntry| checked_settings(&config, &entry).err().unwrap().message().to_owned();
+        let some = BatchEntry::default;
+        assert!(message(BatchEntry { k: Some(0), ..some() }).contains("from 1 to 100"));
+        assert!(message(BatchEntry { k: Some(101), ..some() }).contains("from 1 to 100"));
+        assert!(message(BatchEntry { kind: Some("song".into()), ..some() }).contains("song model"));
+        assert!(message(BatchEntry { filter: vec!["a=b".into(); 9], ..some() }).contains("at most 8"));
+        assert!(message(BatchEntry { filter: vec!["a".repeat(257)], ..some() }).contains("257 bytes"));
+        assert!(message(BatchEntry { user_id: Some("u".repeat(513)), ..some() }).contains("512"));
+        let settings = checked_settings(&config, &some()).ok().unwrap();
+        assert_eq!((settings.k, settings.exclude_seen), (10, true));
+    }
+}

@@ -1,0 +1,91 @@
+//! `GET /v1/artists/{id}/similar`: the nearest artists by the directions of their vectors.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    error::{ApiError, ErrorBody},
+    recommendations::ListedItem,
+};
+use crate::app::AppState;
+
+/// Artists like one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SimilarBody {
+    /// The artist's id.
+    pub item_id: String,
+    /// The artist's name, or the id where there is none.
+    pub name: String,
+    /// The bundle that answered.
+    pub bundle: String,
+    /// The nearest first; the score is the cosine.
+    pub items: Vec<ListedItem>,
+}
+
+/// Artists like one.
+#[utoipa::path(
+    get,
+    path = "/v1/artists/{id}/similar",
+    tag = "lists",
+    params(
+        ("id" = String, Path, description = "The artist"),
+        ("k" = Option<usize>, Query, description = "How many artists"),
+    ),
+    responses(
+        (status = 200, description = "The nearest artists", body = SimilarBody),
+        (status = 400, description = "Something is wrong with the request", body = ErrorBody),
+        (status = 404, description = "No such artist", body = ErrorBody),
+    ),
+)]
+pub async fn similar_artists(
+    State(app): State<Arc<AppState>>,
+    path: Result<Path<String>, PathRejection>,
+    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+) -> Result<Json<SimilarBody>, ApiError> {
+    let Path(id) = path.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    let Query(pairs) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    let lists = &app.config.lists;
+    let k = wanted(&pairs, lists.default_k, lists.max_k)?;
+    let engine = app.slot.load_full();
+    let item = engine.item_row(&id).ok_or_else(|| ApiError::not_found(format!("no artist has the id {id:?}")))?;
+    // The first call makes the directions, and every call scans them: not among the connections.
+    let search = tokio::task::spawn_blocking(move || engine.similar(item, k).map(|list| (engine, list))).await;
+    let (engine, list) = search.map_err(ApiError::internal)??;
+    let items = engine.items();
+    let listed = |(position, entry): (usize, duet_retrieval::Scored)| ListedItem {
+        position,
+        item_id: items.ids.id(entry.item.index()).to_owned(),
+        name: items.name(entry.item.index()).to_owned(),
+        score: entry.score,
+        reasons: None,
+    };
+    Ok(Json(SimilarBody {
+        item_id: id,
+        name: items.name(item.index()).to_owned(),
+        bundle: engine.bundle().to_owned(),
+        items: list.into_iter().enumerate().map(listed).collect(),
+    }))
+}
+
+fn wanted(pairs: &[(String, String)], default: usize, most: usize) -> Result<usize, ApiError> {
+    let mut k = default;
+    for (key, value) in pairs {
+        if key != "k" {
+            return Err(ApiError::bad_request(format!("unknown query key {key:?}; valid: k")));
+        }
+        k = value.parse().map_err(|_| ApiError::bad_request(format!("k: {value:?} is not a whole number")))?;
+    }
+    if k == 0 || k > most {
+        return Err(ApiError::bad_request(format!("k: {k} must be from 1 to {most}")));
+    }
+    Ok(k)
+}

@@ -1,0 +1,433 @@
+//! The log of served lists: what was shown to whom, so that events can be joined to it later.
+//!
+//! JSON lines in [segments](crate::segments): `served-START-UUID.jsonl`, the one being written ends in `.open`. A line is
+//! ```json
+//! {"ts":"2026-11-25T06:00:00.123Z","request_id":"0193…","user":"9c1f…","variant":"control","bundle":"2026-11-25-ab12cd34",
+//!  "kind":"artist","source":"personal","degraded":[],"k":10,"items":["a1","a2"],"scores":[1.5,1.25]}
+//! ```
+//! Positions are places in `items`, from 0. `user` is the model's pseudonym, or else the pseudonym under the log's own key
+//! (`.key` beside the segments, made at the first start; [`UserKey::from_file`] reads it), or null for anonymous lists.
+//!
+//! No request waits for the log: [`ServedLog::record`] puts a list into a queue, and if that is full, or the disk refuses,
+//! the list is dropped and counted in `duet_served_log_dropped_total`. A killed server loses what it had not written yet;
+//! a stopped one nothing.
+
+use std::{
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use chrono::{DateTime, SecondsFormat};
+use duet_core::{Error, Result};
+use duet_data::accounts::UserKey;
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::Clock,
+    config::ServedLogConfig,
+    segments::{Disk, SegmentOptions, Segments, SystemDisk},
+};
+
+/// How the segments' names begin.
+const PREFIX: &str = "served";
+/// The key of the user hashes.
+const KEY_FILE: &str = ".key";
+/// Lists that may wait to be written: some tenths of a second at full speed, and some 10 MiB.
+const QUEUE: usize = 8_192;
+/// So many bytes are written at once, whoever else waits.
+const BLOCK_BYTES: usize = 1 << 20;
+/// How often the writer looks whether the segment has become old.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Whom a list was for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServedUser {
+    /// A pseudonym already: logged as it is.
+    Pseudonym(String),
+    /// The id of the source system: logged as a pseudonym under the log's key.
+    Given(String),
+    /// A history in the body of the request.
+    Anonymous,
+}
+
+/// A list that was served.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServedList {
+    /// When, in milliseconds since 1970.
+    pub ts_ms: i64,
+    /// As in the answer.
+    pub request_id: String,
+    /// Whom for.
+    pub user: ServedUser,
+    /// Name of the variant.
+    pub variant: String,
+    /// The bundle it was made from.
+    pub bundle: String,
+    /// `artist` or `song`.
+    pub kind: &'static str,
+    /// As in the answer.
+    pub source: String,
+    /// As in the answer.
+    pub degraded: Vec<&'static str>,
+    /// The length that was asked for.
+    pub k: usize,
+    /// Ids of the items, best first.
+    pub items: Vec<String>,
+    /// Their scores.
+    pub scores: Vec<f32>,
+}
+
+/// A line of the log, for those who read it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ServedLine {
+    /// When: RFC 3339, UTC, with milliseconds.
+    pub ts: String,
+    /// As in the answer.
+    pub request_id: String,
+    /// Pseudonym; none for anonymous lists.
+    pub user: Option<String>,
+    /// Name of the variant.
+    pub variant: String,
+    /// The bundle it was made from.
+    pub bundle: String,
+    /// `artist` or `song`.
+    pub kind: String,
+    /// Where the list came from.
+    pub source: String,
+    /// What fell away.
+    pub degraded: Vec<String>,
+    /// The length that was asked for.
+    pub k: usize,
+    /// Ids of the items by position.
+    pub items: Vec<String>,
+    /// Their scores.
+    pub scores: Vec<f32>,
+}
+
+/// Takes lists from every thread.
+#[derive(Debug)]
+pub struct ServedLog {
+    sender: Mutex<Option<SyncSender<ServedList>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl ServedLog {
+    /// Opens the log: closes what a killed process left open, and makes the key if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if another process writes there; [`Error::Io`] and [`Error::Data`] with the path.
+    pub fn open(config: &ServedLogConfig, clock: Clock) -> Result<Self> {
+        Self::on(config, clock, Box::new(SystemDisk), QUEUE)
+    }
+
+    fn on(config: &ServedLogConfig, clock: Clock, disk: Box<dyn Disk>, queue: usize) -> Result<Self> {
+        let dir = Path::new(&config.dir);
+        let options = SegmentOptions::new(PREFIX, config.segment_mib, config.segment_minutes);
+        let segments = Segments::open(dir, options, clock, disk)?;
+        let key = UserKey::new(&user_hash_key(dir)?)?;
+        let (sender, receiver) = sync_channel(queue);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let writer = Writer { segments, key, dropped: Arc::clone(&dropped), fails: false };
+        let writer = std::thread::Builder::new()
+            .name("served-log".into())
+            .spawn(move || writer.run(&receiver))
+            .map_err(Error::io(dir))?;
+        // A counter that was never raised is not shown: zero is worth showing.
+        metrics::counter!("duet_served_log_dropped_total").increment(0);
+        Ok(Self { sender: Mutex::new(Some(sender)), writer: Mutex::new(Some(writer)), dropped })
+    }
+
+    /// Queues a list to be written; drops and counts it if the queue is full.
+    pub fn record(&self, list: ServedList) {
+        let sent = match &*self.sender.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(sender) => sender.try_send(list).is_ok(),
+            None => false,
+        };
+        if !sent {
+            count_dropped(&self.dropped, 1);
+        }
+    }
+
+    /// Lists dropped so far.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Writes what waits and closes the segment; lists recorded later are dropped. Dropping the log does the same.
+    pub fn close(&self) {
+        drop(self.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            // A writer that panicked has said so already.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Drop for ServedLog {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn count_dropped(dropped: &AtomicU64, lists: u64) {
+    dropped.fetch_add(lists, Ordering::Relaxed);
+    metrics::counter!("duet_served_log_dropped_total").increment(lists);
+}
+
+/// The key of the user hashes in a log's directory, made if there is none: 64 hex digits in `.key`, readable by its owner.
+///
+/// # Errors
+/// [`Error::Io`] with the path; [`Error::Data`] if what is there is too short for a key.
+pub fn user_hash_key(dir: &Path) -> Result<Vec<u8>> {
+    fs::create_dir_all(dir).map_err(Error::io(dir))?;
+    let path = dir.join(KEY_FILE);
+    if !path.exists() {
+        let digits: String = rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect();
+        // Whole or not at all, and not over the key of another who came first.
+        let partial = dir.join(format!(".key.{}", uuid::Uuid::now_v7().simple()));
+        let written = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&partial)
+            .and_then(|mut file| file.write_all(digits.as_bytes()).and_then(|()| file.sync_all()));
+        let linked = written.and_then(|()| match std::fs::hard_link(&partial, &path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked,
+        });
+        // Ours and worthless now, whatever became of it.
+        let _ = std::fs::remove_file(&partial);
+        linked.map_err(Error::io(&path))?;
+    }
+    let bytes = fs::read(&path).map_err(Error::io(&path))?;
+    let key = bytes.trim_ascii();
+    if key.len() < UserKey::MIN_BYTES {
+        let least = UserKey::MIN_BYTES;
+        return Err(Error::data(&path, format!("a key of {} bytes; at least {least} are needed", key.len())));
+    }
+    Ok(key.to_vec())
+}
+
+/// The thread that writes.
+struct Writer {
+    segments: Segments,
+    key: UserKey,
+    dropped: Arc<AtomicU64>,
+    /// The last write failed; said once.
+    fails: bool,
+}
+
+impl Writer {
+    fn run(mut self, receiver: &Receiver<ServedList>) {
+        let mut block = Vec::with_capacity(BLOCK_BYTES);
+        loop {
+            match receiver.recv_timeout(TICK) {
+                Ok(first) => {
+                    block.clear();
+                    let mut lists = 0;
+                    let mut next = Some(first);
+                    while let Some(list) = next {
+                        self.push_line(list, &mut block);
+                        lists += 1;
+                        next = if block.len() < BLOCK_BYTES { receiver.try_recv().ok() } else { None };
+                    }
+                    let written = self.segments.append(&block);
+                    self.note(written, lists);
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let rotated = self.segments.rotate_if_due();
+                    self.note(rotated, 0);
+                }
+                // Everybody is gone; dropping the segments closes the last one.
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn note(&mut self, written: Result<()>, lists: u64) {
+        if let Err(error) = &written {
+            count_dropped(&self.dropped, lists);
+            if !self.fails {
+                tracing::warn!(%error, "served lists are not logged");
+            }
+        }
+        // An idle tick says nothing about the disk.
+        if lists > 0 || written.is_err() {
+            self.fails = written.is_err();
+        }
+    }
+
+    fn push_line(&self, list: ServedList, block: &mut Vec<u8>) {
+        let user = match list.user {
+            ServedUser::Pseudonym(pseudonym) => Some(pseudonym),
+            ServedUser::Given(id) => Some(self.key.pseudonym_bytes(&id).to_string()),
+            ServedUser::Anonymous => None,
+        };
+        let line = ServedLine {
+            ts: DateTime::from_timestamp_millis(list.ts_ms)
+                .unwrap_or_default()
+                .to_rfc3339_opts(SecondsFormat::Millis, true),
+            request_id: list.request_id,
+            user,
+            variant: list.variant,
+            bundle: list.bundle,
+            kind: list.kind.to_owned(),
+            source: list.source,
+            degraded: list.degraded.into_iter().map(str::to_owned).collect(),
+            k: list.k,
+            items: list.items,
+            scores: list.scores,
+        };
+        let start = block.len();
+        match serde_json::to_writer(&mut *block, &line) {
+            Ok(()) => block.push(b'\n'),
+            Err(error) => {
+                block.truncate(start);
+                tracing::error!(%error, "a served list is no JSON");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::{
+        fs::File,
+        io,
+        sync::{Condvar, atomic::AtomicUsize},
+        time::Instant,
+    };
+
+    use super::*;
+    use crate::segments::{closed_segments, tests::BadDisk};
+
+    fn config(dir: &Path) -> ServedLogConfig {
+        ServedLogConfig { dir: dir.to_str().unwrap().to_owned(), segment_mib: 64, segment_minutes: 60 }
+    }
+
+    fn list(request: &str, user: ServedUser) -> ServedList {
+        ServedList {
+            ts_ms: 1_764_050_400_123,
+            request_id: request.into(),
+            user,
+            variant: "control".into(),
+            bundle: "b-00000001".into(),
+            kind: "artist",
+            source: "personal".into(),
+            degraded: vec!["deadline"],
+            k: 3,
+            items: vec!["a\"1".into(), "a2".into()],
+            scores: vec![1.5, -0.25],
+        }
+    }
+
+    fn lines(dir: &Path) -> Vec<ServedLine> {
+        let text = |path: &std::path::PathBuf| fs::read_to_string(path).unwrap();
+        let all: String = closed_segments(dir, PREFIX).unwrap().iter().map(text).collect();
+        all.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn lists_are_logged_under_pseudonyms() {
+        let dir = tempfile::tempdir().unwrap();
+        let given = || ServedUser::Given("listener 17".into());
+        for start in 0..2 {
+            let log = ServedLog::open(&config(dir.path()), Clock::manual(0)).unwrap();
+            log.record(list(&format!("{start}-0"), given()));
+            log.record(list(&format!("{start}-1"), ServedUser::Pseudonym("p17".into())));
+            log.record(list(&format!("{start}-2"), ServedUser::Anonymous));
+            log.close();
+            log.record(list("late", ServedUser::Anonymous));
+            assert_eq!(log.dropped(), 1);
+        }
+        let lines = lines(dir.path());
+        let requests: Vec<&str> = lines.iter().map(|line| line.request_id.as_str()).collect();
+        assert_eq!(requests, ["0-0", "0-1", "0-2", "1-0", "1-1", "1-2"]);
+        // The key outlives the process, and is one that readers can use.
+        let key = UserKey::from_file(&dir.path().join(KEY_FILE)).unwrap();
+        let hash = key.pseudonym("listener 17").unwrap();
+        let users: Vec<Option<&str>> = lines.iter().map(|line| line.user.as_deref()).collect();
+        let expected = [Some(hash.as_str()), Some("p17"), None];
+        assert_eq!(users, [expected, expected].concat());
+        let first = &lines[0];
+        assert_eq!(first.ts, "2025-11-25T06:00:00.123Z");
+        assert_eq!((&first.items, &first.scores), (&vec!["a\"1".to_owned(), "a2".into()], &vec![1.5, -0.25]));
+        assert_eq!((first.k, first.degraded.as_slice()), (3, ["deadline".to_owned()].as_slice()));
+    }
+
+    #[test]
+    fn the_key_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let first = user_hash_key(dir.path()).unwrap();
+        assert_eq!((first.len(), &first), (64, &user_hash_key(dir.path()).unwrap()));
+        let path = dir.path().join(KEY_FILE);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        fs::write(&path, "short").unwrap();
+        let error = user_hash_key(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(".key") && error.contains("5 bytes") && !error.contains("short\""), "{error}");
+    }
+
+    /// A disk that writes nothing before its gate is opened.
+    struct Gate(Arc<(Mutex<bool>, Condvar)>, Arc<AtomicUsize>);
+
+    impl Disk for Gate {
+        fn write(&mut self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            let (open, turned) = &*self.0;
+            drop(turned.wait_while(open.lock().unwrap(), |open| !*open).unwrap());
+            file.write_all(bytes)
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_slow_disk_and_what_is_dropped_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (gate, writes) = (Arc::new((Mutex::new(false), Condvar::new())), Arc::new(AtomicUsize::new(0)));
+        let disk = Gate(Arc::clone(&gate), Arc::clone(&writes));
+        let log = ServedLog::on(&config(dir.path()), Clock::manual(0), Box::new(disk), 10).unwrap();
+        log.record(list("first", ServedUser::Anonymous));
+        while writes.load(Ordering::SeqCst) == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let started = Instant::now();
+        for request in 0..1_000 {
+            log.record(list(&request.to_string(), ServedUser::Anonymous));
+        }
+        assert!(started.elapsed() < Duration::from_secs(1));
+        assert_eq!(log.dropped(), 990);
+        *gate.0.lock().unwrap() = true;
+        gate.1.notify_all();
+        drop(log);
+        assert_eq!(lines(dir.path()).len(), 11);
+    }
+
+    #[test]
+    fn lists_that_the_disk_refuses_are_counted_and_later_ones_logged() {
+        let dir = tempfile::tempdir().unwrap();
+        // The first write ends halfway.
+        let disk = BadDisk { syncs: Arc::default(), fails: |write| write == 0, torn: true };
+        let log = ServedLog::on(&config(dir.path()), Clock::manual(0), Box::new(disk), 10).unwrap();
+        log.record(list("lost", ServedUser::Anonymous));
+        while log.dropped() == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        log.record(list("kept", ServedUser::Anonymous));
+        log.close();
+        assert_eq!((log.dropped(), lines(dir.path()).len()), (1, 1));
+        assert_eq!(lines(dir.path())[0].request_id, "kept");
+    }
+}

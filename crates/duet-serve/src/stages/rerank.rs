@@ -1,0 +1,315 @@
+//! Fifth stage, for variants that ask for it: a re-ranker puts the candidates in another order.
+//!
+//! It runs on a thread of its own beside the worker and has a budget for each list. Where it fails, panics, answers with other items, or
+//! is over the budget, the list goes on as it was and says so. After [`FAILURES`] in a row it is left alone for [`PAUSE`]: lists don't
+//! wait for what is known to be broken. Then one list tries again.
+
+use std::{
+    collections::HashSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError},
+    },
+    time::{Duration, Instant},
+};
+
+use duet_core::{Error, ItemIdx, Result, UserIdx};
+use duet_data::dataset::Dataset;
+use duet_retrieval::Scored;
+use duet_train::reranker::{BundleReranker, RerankListener};
+
+use super::{Draft, StageTimer};
+use crate::{engine::Engine, request::Source};
+
+/// Failures in a row after which the re-ranker is left alone.
+const FAILURES: u32 = 3;
+/// For how long.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// What is told of a re-ranker that failed.
+const FAILED: &str = "reranker_failed";
+/// What is told of one that was over its budget.
+const SLOW: &str = "reranker_slow";
+/// What is told where the bundle has none.
+const MISSING: &str = "reranker_missing";
+
+/// Puts candidates in another order.
+pub(crate) trait Rerank: Send + Sync {
+    /// The same candidates, with new scores.
+    fn rerank(&self, listener: &RerankListener<'_>, candidates: &[Scored]) -> Result<Vec<Scored>>;
+}
+
+impl Rerank for BundleReranker {
+    fn rerank(&self, listener: &RerankListener<'_>, candidates: &[Scored]) -> Result<Vec<Scored>> {
+        Self::rerank(self, listener, candidates)
+    }
+}
+
+/// The re-ranker of a bundle, if it holds one.
+pub(crate) fn open(bundle: &Path, dataset: &Dataset) -> Result<Option<Arc<dyn Rerank>>> {
+    Ok(BundleReranker::open(bundle, dataset)?.map(|reranker| Arc::new(reranker) as Arc<dyn Rerank>))
+}
+
+pub(crate) fn run(engine: &Engine, thread: Option<&mut RerankThread>, drafts: &mut [Draft<'_>]) {
+    let wants = |draft: &Draft<'_>| {
+        draft.request.variant.rerank && draft.source == Source::Personal && !draft.candidates.is_empty()
+    };
+    let wanting = drafts.iter_mut().filter(|draft| wants(draft));
+    let Some(thread) = thread else {
+        wanting.for_each(|draft| draft.degraded.push(MISSING));
+        return;
+    };
+    let _span = tracing::debug_span!("rerank", lists = drafts.len()).entered();
+    let _timer = StageTimer::start("rerank");
+    for draft in drafts.iter_mut().filter(|draft| wants(draft)) {
+        let reranked = match engine.breaker.refuses(Instant::now()) {
+            Some(why) => Err(why),
+            None => {
+                let reranked = thread.rerank(draft, engine.options.rerank_budget);
+                engine.breaker.note(reranked.as_ref().err().copied(), Instant::now());
+                reranked
+            }
+        };
+        match reranked {
+            Ok(candidates) => draft.candidates = candidates,
+            Err(why) => draft.degraded.push(why),
+        }
+    }
+}
+
+/// Leaves a re-ranker alone that failed several times in a row.
+#[derive(Debug, Default)]
+pub(crate) struct Breaker(Mutex<Failures>);
+
+#[derive(Debug, Default)]
+struct Failures {
+    in_a_row: u32,
+    last: Option<(&'static str, Instant)>,
+}
+
+impl Breaker {
+    /// What the last failure was, while the re-ranker is left alone for it.
+    fn refuses(&self, now: Instant) -> Option<&'static str> {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (why, at) = failures.last.filter(|_| failures.in_a_row >= FAILURES)?;
+        if now.saturating_duration_since(at) < PAUSE {
+            return Some(why);
+        }
+        // One list tries; the others wait for another pause.
+        failures.last = Some((why, now));
+        None
+    }
+
+    fn note(&self, failure: Option<&'static str>, now: Instant) {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *failures = match failure {
+            Some(why) => Failures { in_a_row: failures.in_a_row.saturating_add(1), last: Some((why, now)) },
+            None => Failures::default(),
+        };
+    }
+}
+
+struct Job {
+    user: Option<UserIdx>,
+    history: Vec<ItemIdx>,
+    now_ms: i64,
+    candidates: Vec<Scored>,
+}
+
+/// The thread on which a worker's lists are re-ranked. It ends with the worker; one that hangs is left behind.
+#[derive(Debug)]
+pub(crate) struct RerankThread {
+    jobs: SyncSender<Job>,
+    lists: Receiver<Result<Vec<Scored>>>,
+    /// A list that was given up and is still being made.
+    is_busy: bool,
+}
+
+impl RerankThread {
+    pub(crate) fn start(reranker: Arc<dyn Rerank>) -> Result<Self> {
+        let (jobs, received) = mpsc::sync_channel::<Job>(1);
+        let (sender, lists) = mpsc::sync_channel(1);
+        let work = move || {
+            for Job { user, history, now_ms, candidates } in received {
+                let listener = RerankListener { user, history: &history, now_ms };
+                let list = catch_unwind(AssertUnwindSafe(|| reranker.rerank(&listener, &candidates)))
+                    .unwrap_or_else(|_| Err(Error::Internal("the re-ranker panicked".into())));
+                if sender.send(list).is_err() {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("rerank".to_owned())
+            .spawn(work)
+            .map_err(|error| Error::Internal(format!("a thread for the re-ranker: {error}")))?;
+        Ok(Self { jobs, lists, is_busy: false })
+    }
+
+    /// The draft's candidates in another order, or what went wrong.
+    fn rerank(&mut self, draft: &Draft<'_>, budget: Duration) -> Result<Vec<Scored>, &'static str> {
+        if self.is_busy {
+            match self.lists.try_recv() {
+                Ok(_) => self.is_busy = false,
+                Err(TryRecvError::Empty) => return Err(SLOW),
+                Err(TryRecvError::Disconnected) => return Err(FAILED),
+            }
+        }
+        let job = Job {
+            user: draft.request.listener.row(),
+            history: draft.history.items.clone(),
+            now_ms: draft.request.now_ms,
+            candidates: draft.candidates.clone(),
+        };
+        self.jobs.send(job).map_err(|_| FAILED)?;
+        match self.lists.recv_timeout(budget) {
+            Ok(Ok(list)) => checked(list, &draft.candidates).ok_or_else(|| {
+                tracing::error!("the re-ranker gave other items than it got, or scores that are no numbers");
+                FAILED
+            }),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the re-ranker failed");
+                Err(FAILED)
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                self.is_busy = true;
+                tracing::warn!(budget_ms = budget.as_millis() as u64, "the re-ranker is over its budget");
+                Err(SLOW)
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(FAILED),
+        }
+    }
+}
+
+/// The list best first, if it holds the candidates, each once.
+fn checked(mut list: Vec<Scored>, candidates: &[Scored]) -> Option<Vec<Scored>> {
+    let given: HashSet<ItemIdx> = candidates.iter().map(|entry| entry.item).collect();
+    let back: HashSet<ItemIdx> = list.iter().map(|entry| entry.item).collect();
+    let is_sound = list.len() == candidates.len() && given == back && list.iter().all(|entry| entry.score.is_finite());
+    list.sort_by(|left, right| right.score.total_cmp(&left.score));
+    is_sound.then_some(list)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::{
+        engine::EngineOptions,
+        request::Answer,
+        small_bundle::{Which, bundle, known, request, variant},
+        variants::Arm,
+        worker::Worker,
+    };
+
+    /// Turns the list around, unless told to do worse.
+    struct Planted {
+        how: fn(&[Scored]) -> Result<Vec<Scored>>,
+        calls: Arc<AtomicUsize>,
+    }
+
+    impl Rerank for Planted {
+        fn rerank(&self, _listener: &RerankListener<'_>, candidates: &[Scored]) -> Result<Vec<Scored>> {
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            (self.how)(candidates)
+        }
+    }
+
+    fn turned(candidates: &[Scored]) -> Result<Vec<Scored>> {
+        Ok(candidates.iter().map(|entry| Scored { score: -entry.score, ..*entry }).collect())
+    }
+
+    /// Answers of a worker with a planted re-ranker, and how often that was asked.
+    fn answers(how: fn(&[Scored]) -> Result<Vec<Scored>>, count: usize) -> (Vec<Answer>, usize) {
+        let options = EngineOptions { rerank_budget: Duration::from_millis(200), ..EngineOptions::default() };
+        let mut engine = Engine::build(&bundle(Which::First), &options).unwrap();
+        let calls = Arc::new(AtomicUsize::new(0));
+        engine.reranker = Some(Arc::new(Planted { how, calls: Arc::clone(&calls) }));
+        let mut worker = Worker::new(Arc::new(engine));
+        let mut asked = request(known(UserIdx(0), &[3]));
+        asked.variant = variant(Arm::TwoTower, true);
+        let answers = (0..count).map(|_| worker.answer(std::slice::from_ref(&asked)).remove(0)).collect();
+        (answers, calls.load(Ordering::Relaxed))
+    }
+
+    fn plain() -> Answer {
+        let engine = Engine::open(&bundle(Which::First), &EngineOptions::default()).unwrap();
+        Worker::new(engine).answer(&[request(known(UserIdx(0), &[3]))]).remove(0)
+    }
+
+    #[test]
+    fn a_sound_one_decides_the_order() {
+        let (answers, calls) = answers(turned, 2);
+        assert_eq!(calls, 2);
+        assert!(answers.iter().all(|answer| answer.degraded.is_empty() && answer.items.len() == 10));
+        // Of a hundred candidates the last come first.
+        assert!(answers[0].items[0].score >= -plain().items[9].score);
+        assert_ne!(answers[0].items[0].item, plain().items[0].item);
+    }
+
+    #[test]
+    fn a_failing_panicking_cheating_or_slow_one_costs_the_order_alone() {
+        let slow = |candidates: &[Scored]| {
+            std::thread::sleep(Duration::from_millis(700));
+            turned(candidates)
+        };
+        let cases: [(fn(&[Scored]) -> Result<Vec<Scored>>, &str); 4] = [
+            (|_| Err(Error::input("planted")), FAILED),
+            (|_| panic!("planted"), FAILED),
+            (|candidates| Ok(candidates[1..].to_vec()), FAILED),
+            (slow, SLOW),
+        ];
+        for (how, word) in cases {
+            let (answers, calls) = answers(how, 6);
+            for answer in &answers {
+                assert_eq!(answer.items, plain().items, "{word}");
+                assert_eq!(answer.degraded, [word]);
+            }
+            assert!(calls <= FAILURES as usize, "{word}: left alone after {FAILURES}, and {calls} calls were made");
+        }
+    }
+
+    #[test]
+    fn a_bundle_without_one_says_so() {
+        let engine = Engine::open(&bundle(Which::First), &EngineOptions::default()).unwrap();
+        let mut asked = request(known(UserIdx(0), &[3]));
+        asked.variant = variant(Arm::TwoTower, true);
+        let answer = Worker::new(engine).answer(&[asked]).remove(0);
+        assert_eq!((answer.items, answer.degraded), (plain().items, vec![MISSING]));
+    }
+
+    #[test]
+    fn three_failures_in_a_row_are_a_pause() {
+        let breaker = Breaker::default();
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        breaker.note(Some(FAILED), start);
+        breaker.note(Some(FAILED), start);
+        breaker.note(None, start);
+        breaker.note(Some(FAILED), start);
+        breaker.note(Some(FAILED), start);
+        assert_eq!(breaker.refuses(start), None);
+        breaker.note(Some(SLOW), start);
+        assert_eq!(breaker.refuses(after(1)), Some(SLOW));
+        assert_eq!(breaker.refuses(after(10)), None, "one tries");
+        assert_eq!(breaker.refuses(after(10)), Some(SLOW), "the others wait for it");
+        breaker.note(None, after(11));
+        assert_eq!(breaker.refuses(after(11)), None);
+    }
+
+    #[test]
+    fn other_items_than_the_candidates_are_refused() {
+        let scored = |item, score| Scored { item: ItemIdx(item), score };
+        let candidates = [scored(1, 2.0), scored(2, 1.0)];
+        let sound = checked(vec![scored(1, 0.1), scored(2, 0.2)], &candidates);
+        assert_eq!(sound, Some(vec![scored(2, 0.2), scored(1, 0.1)]));
+        assert_eq!(checked(vec![scored(1, 0.1)], &candidates), None);
+        assert_eq!(checked(vec![scored(1, 0.1), scored(3, 0.2)], &candidates), None);
+        assert_eq!(checked(vec![scored(1, 0.1), scored(1, 0.1)], &candidates), None);
+        assert_eq!(checked(vec![scored(1, 0.1), scored(2, f32::NAN)], &candidates), None);
+    }
+}
