@@ -70,23 +70,24 @@ fn true_tastes_prefer_the_two_tower_and_nothing_wrong_means_no_alarm() {
 fn a_shuffled_index_is_found_rolled_back_and_cured() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let out = dir.path().join("out");
-    let plant = ["--days", "7", "--plant", "shuffled-index", "--plant-day", "3"];
-    let done = simulate(&out, &[&SMALL[..], &plant].concat());
+    // Enough listeners of the arm who come before and after: a drop is told by them.
+    let size = ["--quick", "--users", "1000", "--shares", "0.7,0.15,0.15", "--seed", "7", "--days", "7"];
+    let done = simulate(&out, &[&size[..], &["--plant", "shuffled-index", "--plant-day", "4"]].concat());
     assert_eq!(done.code, 0, "{}\n{}", done.out, done.err);
     let result = result(&out);
     assert_eq!(finding(&result, "the regression is found"), "holds", "{}", done.out);
     assert_eq!(finding(&result, "clicks recover"), "holds", "{}", done.out);
     let days = result["days"].as_array().expect("days");
-    assert_eq!(days[2]["bundle"], "day-003-shuffled-index");
+    assert_eq!(days[3]["bundle"], "day-004-shuffled-index");
     let alarms: Vec<usize> =
         (0..days.len()).filter(|&day| days[day]["monitor"]["alarm"] == true).map(|day| day + 1).collect();
-    assert!(alarms.first().is_some_and(|&day| (3..=5).contains(&day)), "alarms on the days {alarms:?}\n{}", done.out);
+    assert!(alarms.first().is_some_and(|&day| (4..=6).contains(&day)), "alarms on the days {alarms:?}\n{}", done.out);
     let history = fs::read_to_string(out.join("champion.jsonl")).expect("a history");
     let changes: Vec<Value> = history.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let rolled_back: Vec<&Value> = changes.iter().filter(|change| change["action"] == "rollback").collect();
     assert_eq!(rolled_back.len(), 1, "{history}");
-    assert_eq!(rolled_back[0]["bundle"], "bundles/day-002");
-    assert_eq!(rolled_back[0]["before"], "bundles/day-003-shuffled-index");
+    assert_eq!(rolled_back[0]["bundle"], "bundles/day-003");
+    assert_eq!(rolled_back[0]["before"], "bundles/day-004-shuffled-index");
     assert!(days.last().is_some_and(|day| day["planted"].is_null()), "the last days are sound");
 }
 

@@ -141,6 +141,8 @@ fn shares(text: &str) -> Result<Shares, String> {
 const LIST: usize = 10;
 /// The people are invented, so their key is no secret; that of a seed is always the same, so that all ids are.
 const KEY: &str = "the people of this simulation are invented";
+/// Where the service looks for the key of its served-list log, beside the log.
+const LOG_KEY: &str = ".key";
 /// Says that a directory may be replaced.
 const MARK: &str = "simulation.seed";
 /// How long the service may take to swap a bundle in.
@@ -233,6 +235,7 @@ fn service(dir: &Path, setting: &Setting) -> Result<ServeConfig> {
         })
         .collect();
     config.limits.deadline_ms = NO_DEADLINE_MS;
+    config.limits.notice_s = 0;
     // Which live history is dropped first is no matter of the seed: none is.
     config.events.users = config.events.users.max(4 * users as usize);
     config.engine.workers = 1;
@@ -306,6 +309,10 @@ pub(crate) fn run(args: &SimulateArgs, out: &mut dyn Write) -> Result<Outcome> {
     let summary = generate(&options, &dir.join("world"), IfExists::Fail)?;
     user_key::write_new(&dir.join("user.key"), &format!("{KEY}, seed {}\n", args.seed))?;
     let key = UserKey::from_file(&dir.join("user.key"))?;
+    // The service divides listeners by the key of its log, and draws one where there is none.
+    let log = dir.join("service/served");
+    fs::create_dir_all(&log)?;
+    user_key::write_new(&log.join(LOG_KEY), &format!("{KEY}: arms, seed {}\n", args.seed))?;
     writeln!(out, "history: {}", world::describe(&summary))?;
 
     let mut night = Night::new(&dir, key.clone(), args.seed, &args.settings, args.device, stop.clone())?;

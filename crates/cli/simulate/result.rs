@@ -159,8 +159,9 @@ pub(super) struct Simulation {
 /// The arms that somebody is in, best first.
 fn arms(of: &BTreeMap<u64, String>) -> Vec<&str> {
     let found: BTreeSet<&str> = of.values().map(String::as_str).collect();
-    let known = ARMS.into_iter().filter(|arm| found.contains(arm));
-    known.chain(found.iter().copied().filter(|arm| !ARMS.contains(arm))).collect()
+    let mut list: Vec<&str> = ARMS.into_iter().filter(|arm| found.contains(arm)).collect();
+    list.extend(found.iter().copied().filter(|arm| !ARMS.contains(arm)));
+    list
 }
 
 /// The arms of a day.

@@ -18,12 +18,12 @@ use super::result::ARMS;
 /// What is different from `configs/monitor.toml`.
 ///
 /// The click rate of good lists falls by itself as listeners get to know what they like, and who came back after a good list clicks
-/// less the next time: a drop by less than 40 % is not looked for. No arm may be worse than chance. Segments would take their part
+/// less the next time: a drop by less than 30 % is not looked for. No arm may be worse than chance. Segments would take their part
 /// of the false-alarm rate, and a loop drifts by design.
 const SETTINGS: [&str; 7] = [
-    "watch.windows=[1, 3]",
+    "watch.windows=[1, 2]",
     "watch.reference_days=7",
-    "watch.past_tolerance=0.4",
+    "watch.past_tolerance=0.3",
     "slices.min_users=1000000",
     "slices.churn_days=[3, 7, 14]",
     "drift.alarm=false",
@@ -165,7 +165,7 @@ mod tests {
         let key = UserKey::new(b"sixteen bytes at least").unwrap();
         let watch = Watch::new(Path::new("out"), key, 0.01).unwrap();
         assert_eq!((watch.config.watch.alpha, watch.config.watch.control.as_str()), (0.01, "random"));
-        assert_eq!(watch.config.watch.windows, [1, 3]);
+        assert_eq!(watch.config.watch.windows, [1, 2]);
     }
 
     #[test]
