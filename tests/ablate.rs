@@ -122,7 +122,7 @@ fn a_row_that_does_harm_is_named_worse() {
     let still = ["train.epochs=1", "train.table_rate=0.00001", "train.tower_rate=0.00001", "loss.temperature=1.0"];
     let mut args = vec!["ablate", "--data", text(&data), "--out", text(&out), "--seeds", "2", "--device", "cpu"];
     args.extend(["--rows", "trend-off,temperature-fixed"]);
-    still.iter().for_each(|setting| args.extend(["--set", setting]));
+    still.iter().for_each(|setting| args.extend(["--set", *setting]));
     let said = duet(&args);
     let found = table(&out);
     let verdict = &row(&found, "trend-off")["measured"]["to_default"];

@@ -1,7 +1,10 @@
-//! The metrics of lists against `ir_measures`, another implementation of the same definitions.
+//! The metrics of lists against `ir_measures` and `ranx`, two other implementations of the same definitions.
 //!
-//! Two conventions differ and are bridged here: its average precision divides by all wanted items, ours by `min(k, wanted)`;
+//! Two conventions differ and are bridged here: their average precision divides by all wanted items, ours by `min(k, wanted)`;
 //! and a user without a list has no row there, where ours has zeros.
+//!
+//! Neither is needed: `pip install ir_measures`, `pip install ranx` (700 MB with all below it; its metrics are compiled at their first
+//! use, which takes a minute).
 
 use std::{collections::BTreeMap, env, fs, process::Command};
 
@@ -14,7 +17,7 @@ const K: usize = 10;
 const USERS: usize = 300;
 
 /// Reads `{user: {"list": [..], "wanted": [..]}}`; prints the values of each user, in the order of [`Metric::ALL`].
-const ASK: &str = "
+const IR_MEASURES: &str = "
 import json, sys
 import ir_measures
 from ir_measures import R, nDCG, Success, RR, AP
@@ -29,6 +32,21 @@ for metric in ir_measures.iter_calc(measures, qrels, run):
 print(json.dumps(found))
 ";
 
+/// The same of `ranx`.
+const RANX: &str = "
+import json, sys, warnings
+warnings.filterwarnings('ignore')
+from ranx import Qrels, Run, evaluate
+cases = json.load(open(sys.argv[1]))
+listed = {user: case for user, case in cases.items() if case['list']}
+qrels = Qrels({user: {str(item): 1 for item in case['wanted']} for user, case in listed.items()})
+run = Run({user: {str(item): float(-rank) for rank, item in enumerate(case['list'])} for user, case in listed.items()})
+measures = ['recall@10', 'ndcg@10', 'hit_rate@10', 'mrr@10', 'map@10']
+evaluate(qrels, run, measures)
+print(json.dumps({user: [float(run.scores[measure][user]) if user in listed else 0.0 for measure in measures]
+                  for user in cases}))
+";
+
 /// Different items below `end`, in a random order.
 fn draw(random: &mut Random, count: u64, end: u64) -> Vec<u32> {
     let mut items = Vec::new();
@@ -41,12 +59,12 @@ fn draw(random: &mut Random, count: u64, end: u64) -> Vec<u32> {
     items
 }
 
-#[test]
-fn metrics_agree_with_ir_measures() {
+/// Compares the values of every user, if the Python at hand has the package.
+fn agree_with(package: &str, imports: &str, ask: &str) {
     let python = env::var_os("DUET_PYTHON").unwrap_or_else(|| "python3".into());
-    let has_it = Command::new(&python).args(["-c", "import ir_measures, pytrec_eval"]).output();
+    let has_it = Command::new(&python).args(["-c", imports]).output();
     if !has_it.is_ok_and(|output| output.status.success()) {
-        println!("skipped: {} has no ir_measures (DUET_PYTHON names another Python)", python.display());
+        println!("skipped: {} has no {package} (DUET_PYTHON names another Python)", python.display());
         return;
     }
     let mut random = Random(10);
@@ -64,14 +82,24 @@ fn metrics_agree_with_ir_measures() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("cases.json");
     fs::write(&path, serde_json::to_string(&cases).expect("JSON")).expect("a writable directory");
-    let done: Done = Command::new(&python).args(["-c", ASK, text(&path)]).output().expect("Python starts").into();
+    let done: Done = Command::new(&python).args(["-c", ask, text(&path)]).output().expect("Python starts").into();
     assert_eq!(done.code, 0, "{}", done.err);
     let theirs: BTreeMap<String, Vec<f64>> = serde_json::from_str(&done.out).expect("values by user");
     assert!(theirs.keys().eq(ours.keys()) && theirs.len() == USERS, "other users are measured");
     for (user, values) in &ours {
         assert_eq!(theirs[user].len(), Metric::ALL.len(), "{user}");
         for ((ours, theirs), metric) in values.iter().zip(&theirs[user]).zip(Metric::ALL) {
-            assert!((ours - theirs).abs() < 1e-6, "{} of {user}: {ours}, by ir_measures {theirs}", metric.at(K));
+            assert!((ours - theirs).abs() < 1e-6, "{} of {user}: {ours}, by {package} {theirs}", metric.at(K));
         }
     }
+}
+
+#[test]
+fn metrics_agree_with_ir_measures() {
+    agree_with("ir_measures", "import ir_measures, pytrec_eval", IR_MEASURES);
+}
+
+#[test]
+fn metrics_agree_with_ranx() {
+    agree_with("ranx", "import ranx", RANX);
 }

@@ -216,7 +216,7 @@ fn with_features_against_without(dir: &Path) -> [Vec<String>; 2] {
         let settings =
             ["train.epochs=6", "train.feature_rate=0.1", "model.trend_weight=0.0", "model.hidden=0", features];
         let mut args = [&["--data", text(&data), "--out", text(&run)], &TINY[..]].concat();
-        settings.iter().for_each(|setting| args.extend(["--set", setting]));
+        settings.iter().for_each(|setting| args.extend(["--set", *setting]));
         succeed("train", &args);
         run
     };
@@ -290,7 +290,7 @@ fn a_feature_that_knows_the_future_raises_the_alarm() {
         // Histories are dropped in training: the column alone can tell what comes.
         let settings = ["data.history_dropout=0.999", "train.feature_rate=0.1", "model.trend_weight=0.0"];
         let mut args = [&["--data", text(&data), "--out", text(&run)], &TINY[..]].concat();
-        settings.iter().for_each(|setting| args.extend(["--set", setting]));
+        settings.iter().for_each(|setting| args.extend(["--set", *setting]));
         succeed("train", &args);
         let said = duet(&["evaluate", "--run", text(&run), "--baselines", "popularity", "--device", "cpu"]);
         let report = fs::read_to_string(run.join("evaluation/evaluation.json")).expect("a report");

@@ -60,3 +60,21 @@ fn the_list_and_what_is_missing() {
     fs::write(dir.path().join("train.txt"), "0 1 2\n").expect("train.txt");
     fail("duet", &["reproduce", "yelp2018", "--files", text(dir.path())], 1, &["test.txt", "Data/yelp2018"]);
 }
+
+#[test]
+fn files_that_can_not_be_read_leave_nothing_behind() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    fs::write(dir.path().join("ratings.dat"), "1::2::5::978300760\n1::3\n").expect("ratings.dat");
+    let out = dir.path().join("new/place");
+    let given = ["reproduce", "ml-1m-loo", "--files", text(dir.path()), "--device", "cpu", "--out"];
+    fail("duet", &[&given[..], &[text(&out)]].concat(), 1, &["ratings.dat"]);
+    assert!(!dir.path().join("new").exists(), "an empty directory was left behind");
+    // What was there stays.
+    fs::create_dir(dir.path().join("old")).expect("a directory");
+    fs::write(dir.path().join("old/notes.txt"), "mine").expect("a file");
+    for place in ["old", "old/place"] {
+        fail("duet", &[&given[..], &[text(&dir.path().join(place))]].concat(), 1, &["ratings.dat"]);
+    }
+    assert_eq!(fs::read_to_string(dir.path().join("old/notes.txt")).expect("the file stays"), "mine");
+    assert!(!dir.path().join("old/place").exists());
+}

@@ -122,9 +122,11 @@ pub(crate) fn run(args: &ReproduceArgs, out: &mut dyn Write) -> Result<Outcome> 
     resolve(name, files::kind(set.form), &settings)?;
 
     let dir = args.out.clone().unwrap_or_else(|| Path::new("data/reproduce").join(name));
-    fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
     let place = dir.join("dataset");
-    let imported = files::read(set.form, found, from, &place)?;
+    let new = missing_directories(&dir);
+    // What can't be read leaves no directory behind that was not there; one that holds something stays.
+    let imported = files::read(set.form, found, from, &place)
+        .inspect_err(|_| new.iter().for_each(|dir| drop(fs::remove_dir(dir))))?;
     writeln!(
         out,
         "{}: {} users, {} items, {} training and {} test interactions",
@@ -184,6 +186,12 @@ pub(crate) fn run(args: &ReproduceArgs, out: &mut dyn Write) -> Result<Outcome> 
     writeln!(out, "\n{}", reproduction.to_text())?;
     writeln!(out, "table: {}", dir.join(MARKDOWN).display())?;
     Ok(Outcome::Done)
+}
+
+/// The directory and those above it, as far as they are not there; the innermost first.
+fn missing_directories(dir: &Path) -> Vec<PathBuf> {
+    let is_missing = |dir: &&Path| !dir.as_os_str().is_empty() && !dir.exists();
+    dir.ancestors().take_while(is_missing).map(Path::to_path_buf).collect()
 }
 
 /// The baselines that the dataset allows; a note for each of the others.

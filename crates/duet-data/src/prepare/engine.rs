@@ -14,16 +14,18 @@ pub const BATCH_ROWS: usize = 8_192;
 /// Days that take less of the memory for sorting than one part in so many are sorted as a whole, not merged from sorted
 /// batches.
 const WHOLE_SORT_SHARE: usize = 4;
-/// Memory that a day keeps for merging its spilled runs, at most half of what it has. DataFusion's 10 MB can be less than two
-/// runs of long lines need, and another day may hold the rest.
+/// Memory that a part of a day keeps for merging its spilled runs, at most half of what it has. DataFusion's 10 MB can be less than
+/// two runs of long lines need, and another day may hold the rest.
 const MERGE_BYTES: usize = 32 << 20;
+/// The least memory that a part of a day is sorted with: a dozen batches of usual lines, as DataFusion counts them.
+pub(super) const SORTER_BYTES: usize = 16 << 20;
 
 /// What the plans of a `prepare` may take of this machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Resources<'a> {
     /// Days planned at the same time.
     pub side_by_side: usize,
-    /// Cores for each of them.
+    /// Cores for each of them: the most parts that a day is cut into.
     pub partitions: usize,
     /// Memory for the sorting of all of them.
     pub memory_bytes: usize,
@@ -60,11 +62,14 @@ impl Engine for Embedded {
                 .build_arc()
                 .map_err(|error| Error::Internal(format!("DataFusion's runtime: {error}")))?;
             let of_a_day = memory_bytes / side_by_side;
+            // Each part has a sorter of its own, which keeps its memory for merging from its first line on: 16 parts that kept what a
+            // day may would leave nothing of 512 MiB to sort with.
+            let partitions = partitions.min(of_a_day / SORTER_BYTES).max(1);
             let config = SessionConfig::new()
                 .with_target_partitions(partitions)
                 .with_batch_size(BATCH_ROWS)
                 .with_sort_in_place_threshold_bytes(of_a_day / WHOLE_SORT_SHARE)
-                .with_sort_spill_reservation_bytes(MERGE_BYTES.min(of_a_day / 2))
+                .with_sort_spill_reservation_bytes(MERGE_BYTES.min(of_a_day / partitions / 2))
                 .with_collect_statistics(false);
             Ok(SessionContext::new_with_config_rt(config, runtime))
         })

@@ -228,3 +228,127 @@ fn drop_reused_ids(path: &Path, candidates: &HashSet<u64>, books: &mut Books) ->
     writer.finish()?;
     fs_err::rename(&partial, path).map_err(Error::io(path))
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::{
+        array::{ArrayRef, BinaryViewArray, Int64Array, StringViewArray, UInt64Array},
+        compute::{cast, interleave},
+        datatypes::DataType,
+    };
+    use datafusion::{
+        datasource::MemTable,
+        physical_plan::{ExecutionPlan, execute_stream},
+    };
+
+    use super::*;
+    use crate::prepare::{
+        engine::{BATCH_ROWS, Embedded, Engine, Resources},
+        raw_lines,
+    };
+
+    /// 2025-03-03.
+    const DAY: i32 = 20_150;
+
+    fn key() -> UserKey {
+        UserKey::new(b"0123456789abcdef").unwrap()
+    }
+
+    /// A batch of clicks of that day on items with ids of so many bytes, in no order.
+    fn lines(item_bytes: usize) -> RecordBatch {
+        let payload = |row: usize| {
+            let (user, item) = (row % 997, row * 7919 % BATCH_ROWS);
+            let (hour, minute, second) = (row / 3600, row / 60 % 60, row % 60);
+            format!(
+                r#"{{"event_id":"e{row}","type":"click","user_id":"u{user}","item_kind":"artist","item_id":"{item:0>item_bytes$}","ts":"2025-03-03T{hour:02}:{minute:02}:{second:02}Z"}}"#
+            )
+        };
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringViewArray::from_iter_values((0..BATCH_ROWS).map(|_| "date=2025-03-03/part-0000.jsonl"))),
+            Arc::new(UInt64Array::from_iter_values(0..BATCH_ROWS as u64)),
+            Arc::new(Int64Array::new_null(BATCH_ROWS)),
+            Arc::new(BinaryViewArray::from_iter_values((0..BATCH_ROWS).map(payload))),
+        ];
+        RecordBatch::try_new(raw_lines::schema(), columns).unwrap()
+    }
+
+    /// Sorts a day of so many copies of a batch, whose buffers they share, in as many parts as the engine cuts it into. The rows that
+    /// come back in order, and the files that were spilled.
+    async fn sort(lines: &RecordBatch, copies: usize, partitions: usize, memory_bytes: usize) -> (usize, usize) {
+        let dir = tempfile::tempdir().unwrap();
+        let resources = Resources { side_by_side: 1, partitions, memory_bytes, temporary: dir.path() };
+        let context = Embedded.session(&resources).await.unwrap();
+        let parts = context.state().config().target_partitions();
+        assert!((1..=partitions).contains(&parts));
+        let table =
+            MemTable::try_new(lines.schema(), vec![vec![lines.clone(); copies.div_ceil(parts)]; parts]).unwrap();
+        let frame = plan(context.read_table(Arc::new(table)).unwrap(), &key(), Some(DAY)).unwrap();
+        let task = Arc::new(frame.task_ctx());
+        let physical = frame.create_physical_plan().await.unwrap();
+        let mut stream = execute_stream(Arc::clone(&physical), task).unwrap();
+        let (mut rows, mut last) = (0, Vec::new());
+        while let Some(batch) = stream.next().await {
+            let batch = cast(batch.unwrap().column(0), &DataType::Binary).unwrap();
+            for value in batch.as_binary::<i32>().iter().flatten() {
+                assert!(last.as_slice() <= value, "row {rows} is out of order");
+                last.clear();
+                last.extend_from_slice(value);
+                rows += 1;
+            }
+        }
+        assert_eq!(rows, copies.div_ceil(parts) * parts * BATCH_ROWS);
+        (rows, spilled_files(&physical))
+    }
+
+    fn spilled_files(plan: &Arc<dyn ExecutionPlan>) -> usize {
+        let own = plan.metrics().and_then(|metrics| metrics.spill_count()).unwrap_or(0);
+        own + plan.children().into_iter().map(spilled_files).sum::<usize>()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rows_count_for_their_own_bytes_alone() {
+        // What a sort hands on: rows of several parsed batches in a new one. Views would count for all of the batches below them,
+        // and a sort of many batches would run out of memory however much of it goes to disk.
+        let lines = lines(90);
+        let context = SessionContext::new();
+        let mut parsed = Vec::new();
+        for _ in 0..4 {
+            let arguments = ["source", "sequence", "received_ms", "payload"].map(col).to_vec();
+            let call = parse_event::parse_event(&key(), Some(DAY)).call(arguments);
+            let frame = context.read_batch(lines.clone()).unwrap().select(vec![call]).unwrap();
+            parsed.extend(frame.collect().await.unwrap());
+        }
+        let batches: Vec<&dyn Array> = parsed.iter().map(|batch| batch.column(0).as_ref()).collect();
+        let places: Vec<(usize, usize)> =
+            (0..256).map(|at| (at % batches.len(), at * 31 % batches[at % batches.len()].len())).collect();
+        let rows = interleave(&batches, &places).unwrap();
+        let plain = cast(&rows, &DataType::Binary).unwrap();
+        let bytes: usize = plain.as_binary::<i32>().iter().flatten().map(<[u8]>::len).sum();
+        assert_eq!(bytes, 256 * (64 + 90), "all of them are events");
+        let counted = rows.get_array_memory_size();
+        assert!(counted < 3 * bytes, "{counted} bytes are counted for {bytes}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn spilled_runs_are_merged_within_little_memory() {
+        let (rows, files) = sort(&lines(90), 48, 1, 64 << 20).await;
+        assert!(files >= 3, "{rows} rows went to {files} files");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn spilled_runs_are_merged_within_the_usual_memory() {
+        // Long ids, so that few lines are more than the 512 MiB of configs/prepare.toml: 650 MB of rows, which count twice.
+        let (rows, files) = sort(&lines(900), 80, 1, 512 << 20).await;
+        assert!(files >= 2, "{rows} rows went to {files} files");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_day_in_many_parts_leaves_each_of_them_memory() {
+        for (partitions, memory_bytes) in [(2, 64 << 20), (16, 64 << 20), (16, 512 << 20), (64, 512 << 20)] {
+            sort(&lines(20), 64, partitions, memory_bytes).await;
+        }
+    }
+}

@@ -24,7 +24,7 @@ use super::{
     catalogue,
     cutoff::{cutoff, describe, events_name, no_positives},
     days::{self, DayIndex, DayState, Days},
-    engine::Resources,
+    engine::{Resources, SORTER_BYTES},
     features, item_files,
     normalise::{self, DayPaths},
     options::{HeldOut, PrepareOptions},
@@ -198,7 +198,9 @@ async fn read_days(
     }
 
     let workers = rayon::current_num_threads().max(1);
-    let side_by_side = options.engine.days_side_by_side(workers).min(changed.len()).max(1);
+    // Executors have memory of their own.
+    let affordable = if options.engine.is_remote() { usize::MAX } else { options.memory_bytes / SORTER_BYTES };
+    let side_by_side = options.engine.days_side_by_side(workers).min(changed.len()).min(affordable).max(1);
     let resources = Resources {
         side_by_side,
         partitions: (workers / side_by_side).max(1),

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod accounts;
+mod azurite;
 mod fuzz;
 mod ingest;
 #[cfg(feature = "kafka")]

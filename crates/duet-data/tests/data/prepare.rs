@@ -687,6 +687,32 @@ fn robots_and_reused_ids_are_counted_apart() {
 }
 
 #[test]
+fn a_day_larger_than_the_memory_is_sorted_on_disk() {
+    const LINES: usize = 300_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = miniature(dir.path());
+    options.rate_limits = RateLimits { events_per_day: 0, actions_per_minute: 0 };
+    let before = prepare(&options, &dir.path().join("without"), IfExists::Fail).unwrap().books.lines;
+    // One day of 80 MB of rows, which count twice; item ids of 200 bytes.
+    let file = fs::File::create(dir.path().join("events/zz.jsonl")).unwrap();
+    let mut out = std::io::BufWriter::new(file);
+    for at in 0..LINES {
+        let (second, item) = (at % 86_400, at * 7919 % LINES);
+        let time = format!("2025-01-07T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60);
+        let line =
+            line(&format!("big{at}"), "click", &format!("pii-user-{}", 1 + at % 3), &format!("{item:0>200}"), &time, 0);
+        writeln!(out, "{line}").unwrap();
+    }
+    out.into_inner().unwrap().sync_all().unwrap();
+    options.memory_bytes = 64 << 20;
+    let summary = prepare(&options, &dir.path().join("little"), IfExists::Fail).unwrap();
+    assert_eq!((summary.books.lines, summary.books.duplicates), (before + LINES as u64, 2));
+    options.memory_bytes = 512 << 20;
+    prepare(&options, &dir.path().join("usual"), IfExists::Fail).unwrap();
+    assert_same_files(&dir.path().join("little"), &dir.path().join("usual"));
+}
+
+#[test]
 fn a_broken_threshold_publishes_nothing_and_leaves_the_report() {
     let dir = tempfile::tempdir().unwrap();
     let mut options = miniature(dir.path());

@@ -14,11 +14,11 @@ use arrow::{
 };
 use duet_data::{
     raw::{Compression, FilesOptions, Granularity, Part, RawZone, ZoneOptions, event_hour, ingest_files},
-    store::{Location, PATIENCE},
+    store::{Location, Mode, PATIENCE, Put},
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use crate::s3::S3Server;
+use crate::{azurite::Container, s3::S3Server};
 
 /// An event of a zone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -325,6 +325,45 @@ async fn a_zone_lives_in_a_bucket_as_well() {
     read_zone(&zone).await;
     let error = RawZone::open(server.location("nothing/here", PATIENCE)).await.unwrap_err().to_string();
     assert!(error.contains("s3://zone-bucket/nothing/here: not a raw zone"), "{error}");
+}
+
+#[tokio::test]
+async fn a_zone_lives_in_azure_as_well() {
+    let Some(container) = Container::create().await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let files = dir.path().join("events");
+    let expected = write_files(&files);
+    let to = container.location("a/zone", PATIENCE);
+    ingested(&files, &to, ZoneOptions::default(), 60_000).await;
+    let mut events = read_zone(&RawZone::open(to.clone()).await.unwrap()).await;
+    events.sort();
+    assert_eq!(events, expected);
+
+    // Of two writers the later one is told, for a name is given once.
+    let options = ZoneOptions::default();
+    let mut first = RawZone::create_or_open(to.clone(), options).await.unwrap();
+    let mut second = RawZone::create_or_open(to.clone(), options).await.unwrap();
+    let [one, two] = ["one", "two"].map(|name| {
+        let path = dir.path().join(format!("{name}.jsonl"));
+        fs::write(&path, format!("{{\"of\":\"{name}\",\"ts\":\"2025-03-03T00:00:00Z\"}}\n")).unwrap();
+        path
+    });
+    ingest_files(&one, &mut first, &FilesOptions::default()).await.unwrap();
+    let error = ingest_files(&two, &mut second, &FilesOptions::default()).await.unwrap_err().to_string();
+    assert!(error.contains("another process writes to this zone"), "{error}");
+    assert_eq!(read_zone(&RawZone::open(to.clone()).await.unwrap()).await.len(), expected.len() + 1);
+
+    // An orphan of a killed run goes.
+    let orphan = "date=2025-03-03/hour=07/00000000000000000001-0badcafe-00.parquet";
+    assert_eq!(to.put(orphan, "half".into(), Mode::Create, false).await.unwrap(), Put::Done);
+    assert_eq!(to.put(orphan, "other".into(), Mode::Create, false).await.unwrap(), Put::Taken);
+    let mut zone = RawZone::create_or_open(to.clone(), options).await.unwrap();
+    assert_eq!(zone.remove_orphans().await.unwrap(), 1);
+    read_zone(&zone).await;
+    assert!(to.get(orphan).await.unwrap().is_none());
+    let error = RawZone::open(container.location("nothing/here", PATIENCE)).await.unwrap_err().to_string();
+    assert!(error.contains("not a raw zone"), "{error}");
+    container.remove().await;
 }
 
 #[tokio::test]

@@ -29,6 +29,20 @@ pub(crate) fn nats_server() -> Option<PathBuf> {
     found.or_else(|| missing("no program nats-server in PATH"))
 }
 
+/// Address of an Azurite: `AZURITE_BLOB_STORAGE_URL`, which its clients go by too, or the local one.
+pub(crate) fn azurite() -> Option<String> {
+    let url = env::var("AZURITE_BLOB_STORAGE_URL").unwrap_or_else(|_| "http://127.0.0.1:10000".to_owned());
+    let url = url.trim_end_matches('/').to_owned();
+    let place = url.trim_start_matches("http://").trim_start_matches("https://");
+    let place = if place.contains(':') { place.to_owned() } else { format!("{place}:80") };
+    // Nothing else needs one: no reason to fail where all other services are there.
+    if answers(&place) {
+        return Some(url);
+    }
+    println!("skipped: no Azurite at {place}");
+    None
+}
+
 fn answers(place: &str) -> bool {
     let addresses: Vec<SocketAddr> = place.to_socket_addrs().map(Iterator::collect).unwrap_or_default();
     addresses.iter().any(|address| TcpStream::connect_timeout(address, Duration::from_secs(2)).is_ok())

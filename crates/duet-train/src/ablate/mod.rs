@@ -23,7 +23,7 @@ use std::{
 use duet_core::{Error, Result, artifact, config::Config};
 use duet_data::dataset::Dataset;
 use duet_model::device::DeviceChoice;
-use duet_retrieval::{EvaluationOptions, segments::FoldLimits};
+use duet_retrieval::{EvaluationOptions, bootstrap::MIN_RESAMPLES, segments::FoldLimits};
 use fs_err as fs;
 
 pub use self::{
@@ -82,7 +82,13 @@ pub fn ablate(options: &AblateOptions, tell: &mut dyn FnMut(&str)) -> Result<Abl
     if options.seeds == 0 {
         return Err(Error::input("an ablation needs at least one seed"));
     }
-    // Before anything slow: the configuration that all rows change must be valid.
+    // Before anything slow: what would be an error after the first training.
+    if options.resamples < MIN_RESAMPLES {
+        return Err(Error::input(format!(
+            "{} bootstrap resamples; at least {MIN_RESAMPLES} are needed",
+            options.resamples
+        )));
+    }
     options.resolve(&[])?;
     let dataset = Dataset::open(&options.dataset)?;
     let bed = TestBed::new(

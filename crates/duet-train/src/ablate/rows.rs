@@ -128,9 +128,15 @@ mod tests {
         assert_eq!(names.len(), rows.all().len());
         for (at, row) in rows.all().iter().enumerate().skip(1) {
             assert!(rows.place(&row.against).unwrap() != at, "{} is compared with itself", row.name);
-            let changes =
-                |kind| Config::resolve(&[kind], &row.settings(1000)).unwrap() != Config::resolve(&[kind], &[]).unwrap();
-            assert!(SHIPPED.into_iter().any(changes), "{} changes nothing anywhere", row.name);
+            // Over a configuration with another encoder too: all shipped ones have the mean.
+            let changes = |base: &[String]| {
+                SHIPPED.into_iter().any(|kind| {
+                    let settings = [base, &row.settings(1000)].concat();
+                    Config::resolve(&[kind], &settings).unwrap() != Config::resolve(&[kind], base).unwrap()
+                })
+            };
+            let bases = [Vec::new(), vec!["model.encoder=transformer".to_owned()]];
+            assert!(bases.iter().any(|base| changes(base)), "{} changes nothing anywhere", row.name);
             let safe = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
             assert!(row.name.chars().all(safe), "{} is a directory's name", row.name);
         }
