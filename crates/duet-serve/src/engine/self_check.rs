@@ -51,8 +51,7 @@ impl Engine {
     }
 
     fn check_lists(self: &Arc<Self>, users: &[UserIdx]) -> std::result::Result<(), String> {
-        let variant =
-            Arc::new(Variant { name: "self-check".to_owned(), recommender: Arm::TwoTower, rerank: false });
+        let variant = Arc::new(Variant { name: "self-check".to_owned(), recommender: Arm::TwoTower, rerank: false });
         let request = |row: Option<UserIdx>| ListRequest {
             listener: Listener::Known { id: String::new(), row, live: Vec::new() },
             k: K,
