@@ -141,7 +141,8 @@ fn damaged_trees_and_trees_of_another_model_are_named() {
     fail("embed", &embed, 1, &["trees.bin", "missing"]);
     // A run without a validation part has nothing to learn from.
     let blind = dir.path().join("blind");
-    let train = ["--data", text(&workshop().path("data")), "--out", text(&blind), "--device", "cpu"];
+    let data = workshop().path("data");
+    let train = ["--data", text(&data), "--out", text(&blind), "--device", "cpu"];
     let tiny = ["--set", "train.epochs=1", "--set", "model.dim=8", "--set", "data.validation=none"];
     succeed("train", &[&train[..], &tiny].concat());
     fail("duet", &["rerank", "--run", text(&blind), "--device", "cpu"], 1, &["validation"]);

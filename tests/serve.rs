@@ -232,7 +232,8 @@ fn other_bundle(dir: &Path) -> std::path::PathBuf {
     let shop = workshop();
     let (run, bundle) = (dir.join("run"), dir.join("other"));
     let settings = crate::workshop::TINY;
-    let train = [&["--data", text(&shop.path("data")), "--out", text(&run), "--seed", "99"], &settings[..]].concat();
+    let data = shop.path("data");
+    let train = [&["--data", text(&data), "--out", text(&run), "--seed", "99"], &settings[..]].concat();
     succeed("train", &train);
     succeed("embed", &["--run", text(&run), "--out", text(&bundle), "--device", "cpu"]);
     bundle

@@ -23,7 +23,7 @@ use object_store::ObjectStoreExt;
 use crate::config::SwapConfig;
 
 /// The object that holds the name of a bundle.
-pub const CURRENT: &str = "CURRENT";
+pub(crate) const CURRENT: &str = "CURRENT";
 /// Looks at a link for each one at an object store.
 const REMOTE_LOOKS: u32 = 30;
 /// How long a failing store is tried again within one look.

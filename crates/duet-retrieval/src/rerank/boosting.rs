@@ -449,8 +449,8 @@ impl Growth<'_> {
         let mut best: Option<Split> = None;
         let mut known = [0.0; 3];
         // The last bin to the left may be the last of all: then the unknown are told from the known.
-        for bin in 0..=self.binned.borders[feature].len() {
-            known = plus(known, bins[bin]);
+        for (bin, &sums_of_bin) in bins.iter().enumerate().take(self.binned.borders[feature].len() + 1) {
+            known = plus(known, sums_of_bin);
             for unknown_left in [false, true] {
                 if unknown_left && unknown[2] == 0.0 {
                     continue;

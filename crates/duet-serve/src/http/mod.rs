@@ -79,9 +79,9 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
 /// Errors of the libraries (a wrong method, a query that can't be read) in the form of ours.
 async fn worded(response: Response) -> Response {
     let status = response.status();
-    let is_ours = || response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes() == b"application/json");
+    let is_ours = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes() == b"application/json");
     // A probe that is not ready says so in text of its own.
-    if !(status.is_client_error() || status.is_server_error()) || is_ours() {
+    if !(status.is_client_error() || status.is_server_error()) || is_ours {
         return response;
     }
     let (parts, body) = response.into_parts();

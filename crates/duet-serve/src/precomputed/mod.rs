@@ -16,7 +16,7 @@ mod store;
 use std::path::Path;
 
 use duet_core::{
-    Error, Result,
+    Result,
     artifact::{MANIFEST, checksum},
 };
 use duet_retrieval::Scored;

@@ -253,11 +253,12 @@ mod tests {
 
     #[test]
     fn a_failing_panicking_cheating_or_slow_one_costs_the_order_alone() {
+        type How = fn(&[Scored]) -> Result<Vec<Scored>>;
         let slow = |candidates: &[Scored]| {
             std::thread::sleep(Duration::from_millis(700));
             turned(candidates)
         };
-        let cases: [(fn(&[Scored]) -> Result<Vec<Scored>>, &str); 4] = [
+        let cases: [(How, &str); 4] = [
             (|_| Err(Error::input("planted")), FAILED),
             (|_| panic!("planted"), FAILED),
             (|candidates| Ok(candidates[1..].to_vec()), FAILED),
