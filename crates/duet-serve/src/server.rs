@@ -334,9 +334,13 @@ mod tests {
     }
 
     fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
+        ask_with(address, method, path, "", body)
+    }
+
+    fn ask_with(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
         let mut stream = std::net::TcpStream::connect(address).unwrap();
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n",
             body.len()
         );
         stream.write_all((head + body).as_bytes()).unwrap();
@@ -424,6 +428,44 @@ mod tests {
         let again = world.start();
         let list = json(again.address(), "/v1/users/nobody/recommendations");
         assert!(list["source"] == "personal" && !shown(&list).contains(&first), "{list}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_key_with_a_prefix_reaches_no_other_listener_however_a_body_names_it() {
+        let mut world = World::new();
+        world.turn(&bundle(Which::First));
+        let keys = world.dir.path().join("keys.toml");
+        let entry = crate::http::auth::tests::entry;
+        std::fs::write(&keys, entry("a", "secret", "scopes = [\"lists\", \"events\"]\nuser_prefix = \"u1\"")).unwrap();
+        world.settings.push(format!("keys.file={}", keys.display()));
+        let server = world.start();
+        let status =
+            |path: &str, body: String| ask_with(server.address(), "POST", path, "x-api-key: secret\r\n", &body).0;
+        let now = Clock::system().now_text();
+        for (user, expected) in [("u1", 200), ("u2", 403)] {
+            // Lists stand for objects where a program reads them by position.
+            for body in [
+                format!(r#"{{"requests":[{{"history":["a1"]}},{{"user_id":"{user}"}}]}}"#),
+                format!(r#"{{"requests":[["{user}"]]}}"#),
+                format!(r#"[[["{user}"]]]"#),
+                format!(r#"{{"requests":[{{"\u0075ser_id":"{user}"}}]}}"#),
+            ] {
+                assert_eq!(status("/v1/recommendations", body.clone()), expected, "{body}");
+            }
+            let event = |id: u32| {
+                format!(
+                    r#"{{"event_id":"{id}","type":"click","user_id":"{user}","item_kind":"artist","item_id":"a1","ts":"{now}"}}"#
+                )
+            };
+            for body in [
+                event(1),
+                format!(r#"{{"events":[{}]}}"#, event(2)),
+                format!(r#"{{"events":[["3","click","{user}","artist","a1","{now}"]]}}"#),
+            ] {
+                assert_eq!(status("/v1/events", body.clone()), expected, "{body}");
+            }
+        }
     }
 
     #[cfg(unix)]

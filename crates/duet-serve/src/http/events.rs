@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
+    Extension, Json,
     body::Bytes,
     extract::State,
     http::StatusCode,
@@ -18,7 +18,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::error::{ApiError, ErrorBody, ErrorType};
+use super::{
+    auth::Caller,
+    error::{ApiError, ErrorBody, ErrorType},
+};
 use crate::{app::AppState, journal::AppendError};
 
 /// Events in one request.
@@ -112,15 +115,21 @@ pub struct EventsAnswer {
     responses(
         (status = 200, description = "The accepted events are durable", body = EventsAnswer),
         (status = 400, description = "No JSON, too many events, or all of them rejected", body = EventsAnswer),
+        (status = 403, description = "The key is for other listeners; nothing was taken", body = ErrorBody),
         (status = 404, description = "This server takes no events", body = ErrorBody),
         (status = 503, description = "Too many wait, or the disk refuses: post again, under the same ids", body = ErrorBody),
     )
 )]
-pub async fn post_events(State(app): State<Arc<AppState>>, body: Bytes) -> Result<Response, ApiError> {
+pub async fn post_events(
+    State(app): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Result<Response, ApiError> {
     if app.journal.is_none() {
         return Err(ApiError::not_found("this server takes no events: events.dir is not configured"));
     }
     let Posted { events, rejected } = read(&body, app.clock.now_ms())?;
+    events.iter().try_for_each(|event| caller.check_user(&event.user_id))?;
     // A task of its own: whoever hangs up must not keep journaled events out of the live histories.
     let taken = tokio::spawn(async move { take(&app, events).await });
     let (accepted, duplicates) = taken.await.map_err(ApiError::internal)??;

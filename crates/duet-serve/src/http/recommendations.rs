@@ -8,7 +8,7 @@ use std::{
 };
 
 use axum::{
-    Json,
+    Extension, Json,
     body::Bytes,
     extract::{
         Path, Query, State,
@@ -21,7 +21,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::error::{ApiError, ErrorBody};
+use super::{
+    auth::Caller,
+    error::{ApiError, ErrorBody},
+};
 use crate::{
     app::AppState,
     config::ServeConfig,
@@ -203,12 +206,17 @@ pub async fn get_recommendations(
     responses(
         (status = 200, description = "The lists, in the order of the requests", body = ListsBody),
         (status = 400, description = "Something is wrong with a request; none is answered", body = ErrorBody),
+        (status = 403, description = "The key is for other listeners", body = ErrorBody),
         (status = 404, description = "A history names an artist that is not in the bundle", body = ErrorBody),
         (status = 413, description = "The body is too long", body = ErrorBody),
         (status = 503, description = "More requests than can be answered in time; see Retry-After", body = ErrorBody),
     ),
 )]
-pub async fn post_recommendations(State(app): State<Arc<AppState>>, body: Bytes) -> Result<Json<ListsBody>, ApiError> {
+pub async fn post_recommendations(
+    State(app): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Result<Json<ListsBody>, ApiError> {
     let body: BatchBody =
         serde_json::from_slice(&body).map_err(|error| ApiError::bad_request(format!("the body: {error}")))?;
     let most = app.config.limits.batch;
@@ -216,6 +224,7 @@ pub async fn post_recommendations(State(app): State<Arc<AppState>>, body: Bytes)
         let count = body.requests.len();
         return Err(ApiError::bad_request(format!("requests: {count} of them; there must be 1 to {most}")));
     }
+    body.requests.iter().filter_map(|entry| entry.user_id.as_deref()).try_for_each(|id| caller.check_user(id))?;
     let numbered = |(at, entry)| checked(&app, entry).map(Arc::new).map_err(|error| at_index(at, &error));
     let asked: Vec<Arc<Asked>> = body.requests.into_iter().enumerate().map(numbered).collect::<Result<_, _>>()?;
     let makes = asked.iter().map(|asked| make(&app, asked)).collect();
