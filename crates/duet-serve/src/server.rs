@@ -291,7 +291,13 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::small_bundle::{Which, bundle};
+    use duet_core::ItemIdx;
+    use duet_retrieval::Scored;
+
+    use crate::{
+        precomputed::{ListsWriter, bundle_id},
+        small_bundle::{ITEMS, Which, bundle},
+    };
 
     fn message(settings: &[&str]) -> String {
         let settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
@@ -466,6 +472,48 @@ mod tests {
                 assert_eq!(status("/v1/events", body.clone()), expected, "{body}");
             }
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_list_made_ahead_is_given_only_where_it_says_what_would_be_made_now() {
+        let mut world = World::new();
+        world.turn(&bundle(Which::First));
+        let file = world.dir.path().join("lists.parquet");
+        // Five of one genre come first.
+        let items = [1, 5, 9, 13, 17, 2, 3, 6, 10, 11];
+        let list: Vec<Scored> =
+            items.iter().enumerate().map(|(at, &item)| Scored { item: ItemIdx(item), score: -(at as f32) }).collect();
+        let mut writer = ListsWriter::create(&file, &bundle_id(&bundle(Which::First)).unwrap(), ITEMS).unwrap();
+        writer.push(&[("u0", &list)]).unwrap();
+        writer.finish().unwrap();
+        let settings = ["lists.precomputed_first=true", "lists.exclude_seen_artists=false", "lists.max_per_group=2"];
+        world.settings.extend(settings.map(str::to_owned));
+        world.settings.push(format!("precomputed.file={}", file.display()));
+        let server = world.start();
+        let list = |query: &str| json(server.address(), &format!("/v1/users/u0/recommendations?{query}"));
+        let ahead = list("k=5&exclude_seen=true");
+        assert_eq!(
+            (&ahead["source"], shown(&ahead)),
+            (&"precomputed".into(), ["a1", "a5", "a2", "a3", "a6"].map(str::to_owned).to_vec())
+        );
+        // What is made ahead leaves out what was played: not what is asked for here.
+        let others = [
+            "k=5",
+            "k=5&exclude_seen=true&explain=true",
+            "k=5&exclude_seen=true&filter=genre=jazz",
+            "k=11&exclude_seen=true",
+        ];
+        for query in others {
+            assert_eq!(list(query)["source"], "personal", "{query}");
+        }
+        let event = serde_json::json!({
+            "event_id": "e1", "type": "click", "user_id": "u0", "item_kind": "artist", "item_id": "a1",
+            "ts": Clock::system().now_text()
+        });
+        assert_eq!(ask(server.address(), "POST", "/v1/events", &event.to_string()).0, 200);
+        let news = list("k=5&exclude_seen=true");
+        assert!(news["source"] == "personal" && !shown(&news).contains(&"a1".to_owned()), "{news}");
     }
 
     #[cfg(unix)]
