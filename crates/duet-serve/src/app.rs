@@ -34,7 +34,7 @@ pub struct AppState {
     pub dispatcher: Dispatcher,
     /// Where posted events go; nothing if they are not taken.
     pub journal: Option<Journal>,
-    /// What listeners did since the bundle's data ended.
+    /// What listeners did lately.
     pub live: LiveHistories,
     /// The log of served lists; nothing if it is off.
     pub served_log: Option<ServedLog>,
@@ -79,10 +79,7 @@ impl AppState {
             (!config.events.dir.is_empty()).then(|| Journal::open(&config.events, clock.clone())).transpose()?;
         let live = LiveHistories::new(config.events.users, config.lists.live_history);
         if let Some(journal) = &journal {
-            journal.replay(slot.load().data_until_ms(), |event| match &user_key {
-                Some(key) => live.record(&key.pseudonym_bytes(&event.user_id).to_string(), event),
-                None => live.record(&event.user_id, event),
-            })?;
+            journal.replay(slot.load().data_until_ms(), |event| live.note(user_key.as_ref(), event))?;
         }
         let ahead = &config.precomputed;
         let precomputed =

@@ -476,6 +476,38 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
+    fn what_is_later_than_a_listeners_own_history_counts_whatever_others_did() {
+        let world = World::new();
+        world.turn(&bundle(Which::First));
+        let server = world.start();
+        // The bundle's last event is of the 27th, that of u0 is 239 ms before it.
+        let engine = server.app().slot.load_full();
+        let of_u0 = engine.history_until_ms(engine.user_row("u0"));
+        assert_eq!((of_u0, engine.data_until_ms()), (26 * 86_400_000, 26 * 86_400_000 + 239));
+        assert_eq!(engine.history_until_ms(None), i64::MIN);
+        for (user, item, ts) in [
+            ("newcomer", "a1", "1970-01-02T00:00:00Z"),
+            ("u0", "a150", "1970-01-27T00:00:00.100Z"),
+            ("u0", "a151", "1970-01-27T00:00:00Z"),
+        ] {
+            let event = serde_json::json!({
+                "event_id": item, "type": "click", "user_id": user, "item_kind": "artist", "item_id": item, "ts": ts
+            });
+            assert_eq!(ask(server.address(), "POST", "/v1/events", &event.to_string()).0, 200);
+        }
+        let check = |server: &ServerHandle| {
+            let newcomer = json(server.address(), "/v1/users/newcomer/recommendations");
+            assert!(newcomer["source"] == "personal" && !shown(&newcomer).contains(&"a1".to_owned()), "{newcomer}");
+            let news: Vec<String> = server.app().live.since("u0", of_u0).iter().map(ToString::to_string).collect();
+            assert_eq!(news, ["a150"]);
+        };
+        check(&server);
+        server.stop().unwrap();
+        check(&world.start());
+    }
+
+    #[cfg(unix)]
+    #[test]
     fn a_list_made_ahead_is_given_only_where_it_says_what_would_be_made_now() {
         let mut world = World::new();
         world.turn(&bundle(Which::First));

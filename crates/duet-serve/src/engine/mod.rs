@@ -270,6 +270,16 @@ impl Engine {
         self.data_until_ms
     }
 
+    /// The time of the last event in a user's history in the bundle: what the user did later is news to it. The beginning of time where
+    /// there is none, and for whoever the bundle doesn't know.
+    ///
+    /// It is the user's own last event and not everybody's: an event that came late, or from a clock that is ahead, or of somebody who
+    /// had done too little to be trained on, must not hide what others did.
+    pub fn history_until_ms(&self, user: Option<UserIdx>) -> i64 {
+        let last = user.and_then(|user| self.timeline.range(user).last());
+        last.and_then(|event| self.timeline.timestamps_ms.get(event)).copied().unwrap_or(i64::MIN)
+    }
+
     /// The training history of a user, in time order.
     pub fn history(&self, user: UserIdx) -> &[ItemIdx] {
         self.timeline.items_of(user)

@@ -22,14 +22,15 @@ use super::{
     auth::Caller,
     error::{ApiError, ErrorBody, ErrorType},
 };
-use crate::{app::AppState, journal::AppendError};
+use crate::{
+    app::AppState,
+    journal::{AppendError, MOST_AHEAD_MS},
+};
 
 /// Events in one request.
 const MAX_EVENTS: usize = 1_000;
 /// Bytes of an id or another word.
 const MAX_WORD_BYTES: usize = 256;
-/// How far the clock of whoever sends events may be ahead.
-const MAX_AHEAD_MS: i64 = 86_400_000;
 /// Longest play: a day.
 const MAX_PLAYED_MS: u64 = 86_400_000;
 
@@ -147,10 +148,7 @@ async fn take(app: &AppState, events: Vec<Event>) -> Result<(usize, usize), ApiE
         }
     })?;
     for event in &appended.accepted {
-        match &app.user_key {
-            Some(key) => app.live.record(&key.pseudonym_bytes(&event.user_id).to_string(), event),
-            None => app.live.record(&event.user_id, event),
-        }
+        app.live.note(app.user_key.as_ref(), event);
         app.stats.event(event.event_type);
     }
     Ok((appended.accepted.len(), appended.duplicates))
@@ -226,7 +224,7 @@ impl EventBody {
             }
         }
         let at_ms = self.ts.timestamp_millis();
-        if at_ms < 0 || at_ms.saturating_sub(now_ms) > MAX_AHEAD_MS {
+        if at_ms < 0 || at_ms.saturating_sub(now_ms) > MOST_AHEAD_MS {
             return Err("ts must be between 1970 and tomorrow".to_owned());
         }
         // Others who read the journal may know no 23:59:60.

@@ -375,17 +375,13 @@ fn make(app: &Arc<AppState>, asked: &Arc<Asked>) -> Make {
 /// The request on a bundle: ids become rows.
 fn request(app: &AppState, engine: &Engine, asked: &Asked) -> Result<ListRequest, ApiError> {
     let listener = match &asked.who {
-        Who::User { model_id, .. } => Listener::Known {
-            id: model_id.clone(),
-            row: engine.user_row(model_id),
+        Who::User { model_id, .. } => {
+            let row = engine.user_row(model_id);
+            let news = app.live.since(model_id, engine.history_until_ms(row));
             // What is in no bundle's catalogue can't be told to it.
-            live: app
-                .live
-                .since(model_id, engine.data_until_ms())
-                .iter()
-                .filter_map(|item| engine.item_row(item))
-                .collect(),
-        },
+            let live = news.iter().filter_map(|item| engine.item_row(item)).collect();
+            Listener::Known { id: model_id.clone(), row, live }
+        }
         Who::History(history) => {
             let row = |id: &String| {
                 engine.item_row(id).ok_or_else(|| ApiError::not_found(format!("history: no artist has the id {id:?}")))
@@ -414,7 +410,11 @@ async fn precomputed(app: &AppState, engine: &Engine, asked: &Asked) -> Option<A
         && asked.filter.is_empty()
         && !asked.explain
         && asked.exclude_seen;
-    if !is_usual || app.live.is_active_since(model_id, engine.data_until_ms()) {
+    if !is_usual {
+        return None;
+    }
+    let until_ms = engine.history_until_ms(engine.user_row(model_id));
+    if app.live.is_active_since(model_id, until_ms) {
         return None;
     }
     let mut list = lists.get(model_id, engine.bundle()).await?;
