@@ -10,6 +10,7 @@ use std::{
 
 use duet_core::Result;
 use duet_data::accounts::UserKey;
+use tokio::sync::Semaphore;
 
 use crate::{
     clock::Clock,
@@ -32,6 +33,8 @@ pub struct AppState {
     pub slot: Arc<Slot>,
     /// Who answers with lists.
     pub dispatcher: Dispatcher,
+    /// Places of searches for similar artists: as many as there are threads for lists, for each reads the whole catalogue.
+    pub(crate) similar: Arc<Semaphore>,
     /// Where posted events go; nothing if they are not taken.
     pub journal: Option<Journal>,
     /// What listeners did lately.
@@ -85,10 +88,12 @@ impl AppState {
         let precomputed =
             (!ahead.file.is_empty() || !ahead.redis.is_empty()).then(|| Precomputed::open(ahead)).transpose()?;
         let dispatcher = Dispatcher::start(Arc::clone(&slot), &config.engine, &config.limits);
+        let similar = Arc::new(Semaphore::new(dispatcher.workers()));
         Ok(Self {
             config,
             slot,
             dispatcher,
+            similar,
             journal,
             live,
             served_log,

@@ -162,6 +162,11 @@ impl Dispatcher {
         self.shared.depth.load(Ordering::Relaxed)
     }
 
+    /// How many threads answer.
+    pub(crate) fn workers(&self) -> usize {
+        self.shared.workers
+    }
+
     /// Takes nothing more, answers what waits, and ends the threads.
     pub fn close_and_drain(&self) {
         self.shared.lock().is_closed = true;

@@ -508,6 +508,22 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
+    fn searches_for_similar_artists_have_so_many_places() {
+        let mut world = World::new();
+        world.turn(&bundle(Which::First));
+        world.settings.push("limits.deadline_ms=50".to_owned());
+        let server = world.start();
+        let similar = || ask(server.address(), "GET", "/v1/artists/a1/similar", "").0;
+        assert_eq!(similar(), 200);
+        let held = server.app().similar.try_acquire_many(2).unwrap();
+        assert_eq!(similar(), 503);
+        assert_eq!(ask(server.address(), "GET", "/v1/users/u0/recommendations", "").0, 200, "lists are made meanwhile");
+        drop(held);
+        assert_eq!(similar(), 200);
+    }
+
+    #[cfg(unix)]
+    #[test]
     fn a_list_made_ahead_is_given_only_where_it_says_what_would_be_made_now() {
         let mut world = World::new();
         world.turn(&bundle(Which::First));
