@@ -40,7 +40,7 @@ use fs_err as fs;
 
 use self::{filters::FilterCache, rankings::Rankings};
 use crate::{
-    config::ServeConfig,
+    config::{ServeConfig, TWO_TOWER},
     precomputed::bundle_id,
     request::{Answer, ListRequest},
     stages::{
@@ -107,7 +107,7 @@ impl From<&ServeConfig> for EngineOptions {
         let mut baselines: Vec<String> = variants
             .iter()
             .map(|variant| variant.recommender.clone())
-            .filter(|recommender| recommender != "two-tower")
+            .filter(|recommender| recommender != TWO_TOWER)
             .collect();
         baselines.sort_unstable();
         baselines.dedup();
