@@ -410,6 +410,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn pages_of_other_origins_can_not_post() {
+        let Running { address, .. } = running(None, |_| {}).await;
+        for (site, expected) in [("cross-site", "403"), ("same-site", "403"), ("same-origin", "200"), ("none", "200")] {
+            let headers = format!("content-type: text/plain\r\nsec-fetch-site: {site}\r\n");
+            assert_eq!(status(&send(address, &ask("POST", "/v1/events", &headers, "{}")).await), expected, "{site}");
+        }
+    }
+
+    #[tokio::test]
     async fn more_than_there_is_place_for_is_shed() {
         let Running { address, stats, .. } = running(None, |limits| limits.concurrent = 1).await;
         let slow = ask("GET", "/v1/artists/x/similar", "", "");
