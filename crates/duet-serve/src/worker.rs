@@ -288,6 +288,9 @@ mod tests {
         let first = engine.filter(&rock).unwrap().unwrap();
         assert!(Arc::ptr_eq(&first, &engine.filter(&rock).unwrap().unwrap()));
         assert!(engine.filter(&[]).unwrap().is_none());
+        // One expression that looks like two joined spoils nothing for who asks for the two.
+        assert!(engine.filter(&["genre=rock\u{1f}followers>=100".to_owned()]).is_err());
+        assert!(engine.filter(&["genre=rock".to_owned(), "followers>=100".to_owned()]).is_ok());
         for _ in 0..2 {
             let error = engine.filter(&["genre=polka".to_owned()]).unwrap_err().to_string();
             assert!(error.contains("polka") && error.contains("folk, jazz, pop, rock"), "{error}");

@@ -51,8 +51,6 @@ use crate::{
 
 /// The weight of a live event where the bundle's events have weights: nothing but "once".
 const LIVE_WEIGHT: f32 = 1.0;
-/// Stands between two expressions in the key of a filter; no expression holds it.
-const KEY_SEPARATOR: &str = "\u{1f}";
 /// The group of an item that has none.
 pub(crate) const NO_GROUP: u32 = u32::MAX;
 
@@ -293,14 +291,13 @@ impl Engine {
         if expressions.is_empty() {
             return Ok(None);
         }
-        let key = expressions.join(KEY_SEPARATOR);
         let lock = || self.filters.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = lock().get(&key) {
+        if let Some(kept) = lock().get(expressions) {
             return kept.map(Some);
         }
         // Made outside the lock: others with other filters go on meanwhile.
         let filter = self.make_filter(expressions);
-        lock().put(key, &filter);
+        lock().put(expressions, &filter);
         filter.map(Some)
     }
 
