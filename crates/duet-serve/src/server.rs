@@ -543,7 +543,7 @@ mod tests {
         let ahead = list("k=5&exclude_seen=true");
         assert_eq!(
             (&ahead["source"], shown(&ahead)),
-            (&"precomputed".into(), ["a1", "a5", "a2", "a3", "a6"].map(str::to_owned).to_vec())
+            (&Value::from("precomputed"), ["a1", "a5", "a2", "a3", "a6"].map(str::to_owned).to_vec())
         );
         // What is made ahead leaves out what was played: not what is asked for here.
         let others = [
