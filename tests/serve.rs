@@ -123,7 +123,7 @@ fn anonymous_histories_and_filters_are_answered_in_one_question() {
     assert!(!reasons.is_empty(), "{answer}");
     assert!(reasons.iter().all(|reason| list[..2].iter().any(|item| reason["item_id"] == item.as_str())), "{answer}");
     assert_eq!(items(&answers[1]), list);
-    let wrong = client.post("/v1/recommendations", &json!({"requests": [{"history": ["no such artist"]}]})).expect(400);
+    let wrong = client.post("/v1/recommendations", &json!({"requests": [{"history": ["no such artist"]}]})).expect(404);
     assert!(wrong.text().contains("no such artist"), "{}", wrong.text());
 }
 
@@ -147,7 +147,6 @@ fn a_click_changes_the_next_list_and_survives_a_restart() {
     assert_eq!((&again["accepted"], &again["duplicates"]), (&json!(0), &json!(1)), "{again}");
     let after = client.get(&path_of(&user)).expect(200).json();
     assert!(!items(&after).contains(&clicked), "a clicked artist is seen: {after}");
-    assert_ne!(items(&after)[..2], before.iter().map(|(item, _)| item.clone()).collect::<Vec<_>>()[..1], "{after}");
     let score = |list: &Value, item: &str| {
         let items = list["items"].as_array().expect("items");
         items.iter().find(|entry| entry["item_id"] == item).and_then(|entry| entry["score"].as_f64())

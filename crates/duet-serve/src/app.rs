@@ -10,6 +10,7 @@ use std::{
 
 use duet_core::Result;
 use duet_data::accounts::UserKey;
+use tokio::sync::Semaphore;
 
 use crate::{
     clock::Clock,
@@ -32,9 +33,11 @@ pub struct AppState {
     pub slot: Arc<Slot>,
     /// Who answers with lists.
     pub dispatcher: Dispatcher,
+    /// Places of searches for similar artists: as many as there are threads for lists, for each reads the whole catalogue.
+    pub(crate) similar: Arc<Semaphore>,
     /// Where posted events go; nothing if they are not taken.
     pub journal: Option<Journal>,
-    /// What listeners did since the bundle's data ended.
+    /// What listeners did lately.
     pub live: LiveHistories,
     /// The log of served lists; nothing if it is off.
     pub served_log: Option<ServedLog>,
@@ -79,19 +82,18 @@ impl AppState {
             (!config.events.dir.is_empty()).then(|| Journal::open(&config.events, clock.clone())).transpose()?;
         let live = LiveHistories::new(config.events.users, config.lists.live_history);
         if let Some(journal) = &journal {
-            journal.replay(slot.load().data_until_ms(), |event| match &user_key {
-                Some(key) => live.record(&key.pseudonym_bytes(&event.user_id).to_string(), event),
-                None => live.record(&event.user_id, event),
-            })?;
+            journal.replay(slot.load().data_until_ms(), |event| live.note(user_key.as_ref(), event))?;
         }
         let ahead = &config.precomputed;
         let precomputed =
             (!ahead.file.is_empty() || !ahead.redis.is_empty()).then(|| Precomputed::open(ahead)).transpose()?;
         let dispatcher = Dispatcher::start(Arc::clone(&slot), &config.engine, &config.limits);
+        let similar = Arc::new(Semaphore::new(dispatcher.workers()));
         Ok(Self {
             config,
             slot,
             dispatcher,
+            similar,
             journal,
             live,
             served_log,

@@ -1,4 +1,4 @@
-//! Connections: accepted up to a number, each with a time for its requests' heads, and ended in order.
+//! Connections: accepted up to a number, each with a time for its requests' heads and for taking answers, and ended in order.
 //!
 //! What is beyond the number is told 503 by a lane of its own and closed. A stop closes idle connections, lets requests under way end
 //! within the time to drain, and cuts off what is left then.
@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::{
     config::LimitsConfig,
     http::{error::ApiError, headers::secured},
+    stall::Stall,
     stats::Stats,
 };
 
@@ -54,6 +55,8 @@ struct Shared {
     router: Router,
     builder: http1::Builder,
     head_time: Duration,
+    /// How long an answer may wait for somebody to take some of it.
+    stall_time: Duration,
     phase: watch::Receiver<Phase>,
 }
 
@@ -68,7 +71,8 @@ pub(crate) async fn serve(
 ) {
     let (phase, seen) = watch::channel(Phase::Serving);
     let head_time = Duration::from_secs(limits.header_timeout_s);
-    let shared = Shared { tls, router, builder: builder(limits), head_time, phase: seen };
+    let stall_time = Duration::from_secs(limits.body_timeout_s);
+    let shared = Shared { tls, router, builder: builder(limits), head_time, stall_time, phase: seen };
     let number = number(limits.connections, open_files());
     let places = Arc::new(Semaphore::new(number));
     let lane = Arc::new(Semaphore::new(TURNED_AWAY));
@@ -179,8 +183,9 @@ async fn connection(stream: TcpStream, shared: Shared) {
 }
 
 async fn http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, shared: Shared) {
-    let Shared { router, builder, mut phase, .. } = shared;
-    let served = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let Shared { router, builder, stall_time, mut phase, .. } = shared;
+    let stream = TokioIo::new(Stall::new(stream, stall_time));
+    let served = builder.serve_connection(stream, TowerToHyperService::new(router));
     let mut served = pin!(served);
     tokio::select! {
         ended = served.as_mut() => return logged(ended),
@@ -267,7 +272,8 @@ mod tests {
             .route("/v1/users/{id}/recommendations", get(|| async { "a list" }))
             .route("/v1/artists/{id}/similar", get(slow))
             .route("/v1/events", post(|body: Bytes| async move { format!("{} bytes", body.len()) }))
-            .route("/v1/recommendations", post(bug));
+            .route("/v1/recommendations", post(bug))
+            .route("/page/large", get(|| async { vec![0_u8; 64 << 20] }));
         let router = finished(routes, Arc::new(gate), false);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -359,6 +365,13 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_limit_of_bodies_may_be_raised() {
+        let Running { address, .. } = running(None, |limits| limits.body_kib = 4096).await;
+        let answer = send(address, &ask("POST", "/v1/events", "", &"x".repeat(3 << 20))).await;
+        assert!(answer.ends_with(&format!("{} bytes", 3 << 20)), "{answer}");
+    }
+
+    #[tokio::test]
     async fn heads_have_a_limit_and_a_time() {
         let Running { address, .. } = running(None, |limits| limits.header_timeout_s = 1).await;
         let answer = send(address, &ask("GET", "/healthz", &format!("x-a: {}\r\n", "a".repeat(20_000)), "")).await;
@@ -393,8 +406,16 @@ mod tests {
         assert!(status(&answer) == "429" && answer.contains("retry-after: "), "{answer}");
         let post = |body: &str| ask("POST", "/v1/events", "x-api-key: feed\r\n", body);
         assert_eq!(status(&send(address, &post(r#"{"user_id":"a-1"}"#)).await), "200");
-        assert_eq!(status(&send(address, &post(r#"{"events":[{"user_id":"b-1"}]}"#)).await), "403");
         assert_eq!(status(&send(address, &ask("GET", "/healthz", "", "")).await), "200");
+    }
+
+    #[tokio::test]
+    async fn pages_of_other_origins_can_not_post() {
+        let Running { address, .. } = running(None, |_| {}).await;
+        for (site, expected) in [("cross-site", "403"), ("same-site", "403"), ("same-origin", "200"), ("none", "200")] {
+            let headers = format!("content-type: text/plain\r\nsec-fetch-site: {site}\r\n");
+            assert_eq!(status(&send(address, &ask("POST", "/v1/events", &headers, "{}")).await), expected, "{site}");
+        }
     }
 
     #[tokio::test]
@@ -432,6 +453,26 @@ mod tests {
         drop(idle);
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(status(&send(address, &ask("GET", "/healthz", "", "")).await), "200");
+    }
+
+    #[tokio::test]
+    async fn who_asks_and_does_not_read_keeps_no_place() {
+        let Running { address, .. } = running(None, |limits| {
+            limits.connections = 1;
+            limits.body_timeout_s = 1;
+        })
+        .await;
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        silent.write_all(b"GET /page/large HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let health = ask("GET", "/healthz", "", "");
+        assert_eq!(status(&send(address, &health).await), "503");
+        let started = Instant::now();
+        while status(&send(address, &health).await) != "200" {
+            assert!(started.elapsed() < Duration::from_secs(10), "the place is not given up");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        drop(silent);
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@
 //!   bundle is taken up between two batches.
 //! * What waited beyond its deadline is not worked on any more ([`DispatchError::Expired`]).
 //! * A panic ends no thread: the worker is made anew, and the requests of that batch are tried one by one. Only what panics again is
-//!   answered without the towers.
+//!   answered without the towers, and only what panics even then has no answer.
 //!
 //! Work is done by few threads rather than many tasks: two batches on one core would only take turns.
 
@@ -162,6 +162,11 @@ impl Dispatcher {
         self.shared.depth.load(Ordering::Relaxed)
     }
 
+    /// How many threads answer.
+    pub(crate) fn workers(&self) -> usize {
+        self.shared.workers
+    }
+
     /// Takes nothing more, answers what waits, and ends the threads.
     pub fn close_and_drain(&self) {
         self.shared.lock().is_closed = true;
@@ -227,24 +232,27 @@ impl Shared {
         loop {
             let jobs = match self.next_batch() {
                 Next::Jobs(jobs) => jobs,
-                Next::Idle => {
-                    if worker.as_ref().is_some_and(|worker| !Arc::ptr_eq(worker.engine(), &self.slot.load())) {
-                        worker = Some(Worker::new(self.slot.load_full()));
-                    }
-                    continue;
-                }
+                Next::Idle if worker.is_some() => Vec::new(),
+                Next::Idle => continue,
                 Next::Closed => return,
             };
-            let engine = self.slot.load_full();
-            let mut ready = match worker.take() {
-                Some(worker) if Arc::ptr_eq(worker.engine(), &engine) => worker,
-                _ => Worker::new(Arc::clone(&engine)),
-            };
-            let started = Instant::now();
-            let answered = answer_jobs(&engine, &mut ready, jobs, self.max_batch);
-            self.note_pace(started.elapsed(), answered);
-            worker = Some(ready);
+            let before = worker.take();
+            let turn = catch_unwind(AssertUnwindSafe(|| self.turn(before, jobs)));
+            worker = turn.inspect_err(|_| tracing::error!("no worker could be made; the thread goes on")).ok();
         }
+    }
+
+    /// Answers jobs, if there are any, with a worker on the engine of the moment.
+    fn turn(&self, before: Option<Worker>, jobs: Vec<Job>) -> Worker {
+        let engine = self.slot.load_full();
+        let mut worker = match before {
+            Some(worker) if Arc::ptr_eq(worker.engine(), &engine) => worker,
+            _ => Worker::new(Arc::clone(&engine)),
+        };
+        let started = Instant::now();
+        let answered = answer_jobs(&engine, &mut worker, jobs, self.max_batch);
+        self.note_pace(started.elapsed(), answered);
+        worker
     }
 
     fn next_batch(&self) -> Next {
@@ -321,18 +329,27 @@ fn answer_jobs(engine: &Arc<Engine>, worker: &mut Worker, jobs: Vec<Job>, max_ba
     }
     let mut answers = answers.into_iter();
     for (reply, count) in waiting {
-        let _ = reply.send(Ok((Arc::clone(engine), answers.by_ref().take(count).collect())));
+        // Taken first and looked at then: a job that fails must not leave its answers to the next one.
+        let of_job: Vec<Option<Answer>> = answers.by_ref().take(count).collect();
+        let whole: Option<Vec<Answer>> = of_job.into_iter().collect();
+        let _ = reply.send(match whole {
+            Some(answers) => Ok((Arc::clone(engine), answers)),
+            None => Err(DispatchError::Bad(ApiError::internal("a list panicked, and so did what stands for it"))),
+        });
     }
     requests.len()
 }
 
-fn answer_batch(engine: &Arc<Engine>, worker: &mut Worker, batch: &[ListRequest]) -> Vec<Answer> {
+/// Nothing for a request that panics with the towers and without.
+fn answer_batch(engine: &Arc<Engine>, worker: &mut Worker, batch: &[ListRequest]) -> Vec<Option<Answer>> {
     if let Some(answers) = answer_whole(engine, worker, batch) {
-        return answers;
+        return answers.into_iter().map(Some).collect();
     }
+    let without_towers =
+        |request: &ListRequest| catch_unwind(AssertUnwindSafe(|| engine.fallback(request, TOWER_FAILED))).ok();
     let one = |request: &ListRequest| {
         let answers = if batch.len() > 1 { answer_whole(engine, worker, std::slice::from_ref(request)) } else { None };
-        answers.and_then(|mut answers| answers.pop()).unwrap_or_else(|| engine.fallback(request, TOWER_FAILED))
+        answers.and_then(|mut answers| answers.pop()).or_else(|| without_towers(request))
     };
     batch.iter().map(one).collect()
 }
@@ -521,6 +538,33 @@ mod tests {
         let bad: Make = Box::new(|_| Err(ApiError::bad_request("planted")));
         assert!(matches!(dispatcher.submit(bad, soon()).await, Err(DispatchError::Bad(_))));
         assert_eq!(dispatcher.submit(list(), soon()).await.unwrap().1.source, Source::Personal);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_panics_without_the_towers_too_ends_no_thread() {
+        let (_, dispatcher) = dispatcher(engine(Which::First), 1, 16, 100);
+        // A row that no bundle gives: every stage that reads it panics.
+        let broken = || -> Make { Box::new(|_| Ok(request(known(UserIdx(1_000_000), &[])))) };
+        for _ in 0..3 {
+            assert!(matches!(dispatcher.submit(broken(), soon()).await, Err(DispatchError::Bad(_))));
+            assert_eq!(dispatcher.submit(list(), soon()).await.unwrap().1.source, Source::Personal);
+        }
+        // Who shares its batch is answered.
+        let dispatcher = Arc::new(dispatcher);
+        let submit = |make: Make| {
+            let dispatcher = Arc::clone(&dispatcher);
+            tokio::spawn(async move { dispatcher.submit(make, soon()).await })
+        };
+        let (make, is_begun, go) = held();
+        let first = submit(make);
+        is_begun.recv().unwrap();
+        let (broken, other) = (submit(broken()), submit(list()));
+        while dispatcher.depth() < 2 {
+            tokio::task::yield_now().await;
+        }
+        go.send(()).unwrap();
+        assert!(first.await.unwrap().is_ok() && other.await.unwrap().is_ok());
+        assert!(matches!(broken.await.unwrap(), Err(DispatchError::Bad(_))));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -43,6 +43,8 @@ pub const RECENT_EVENTS: usize = 1 << 18;
 const QUEUE: usize = 512;
 /// A group that is so long is written, whoever else waits.
 const GROUP_BYTES: usize = 8 << 20;
+/// How far the time of an event may be ahead of when it is journaled: clocks of whoever sends events are not ours.
+pub(crate) const MOST_AHEAD_MS: i64 = 86_400_000;
 /// How often the writer looks whether the segment has become old.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -159,14 +161,15 @@ impl Journal {
     }
 
     /// Gives every event of the closed segments that may have happened after `after_ms` to `each`: in order within a
-    /// segment, several segments at a time. A segment is left out if the next one was begun by then, for events are
-    /// journaled after they happened.
+    /// segment, several segments at a time. A segment is left out if the next one was begun [`MOST_AHEAD_MS`] before
+    /// then: no event in it is of a later time.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Data`] with the path.
     pub fn replay(&self, after_ms: i64, each: impl Fn(&Event) + Sync) -> Result<()> {
         let mut paths = closed_segments(&self.dir, PREFIX)?;
-        let over = paths.iter().skip(1).take_while(|next| opened_ms(next).is_some_and(|at| at <= after_ms)).count();
+        let last = after_ms.saturating_sub(MOST_AHEAD_MS);
+        let over = paths.iter().skip(1).take_while(|next| opened_ms(next).is_some_and(|at| at <= last)).count();
         paths.drain(..over);
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(paths.len());
         let next = AtomicUsize::new(0);
@@ -530,7 +533,9 @@ mod tests {
         }
         let replayed = |after_ms: i64| {
             let seen = Mutex::new(Vec::new());
-            journal.replay(after_ms, |event| seen.lock().unwrap().push(event.event_id.clone())).unwrap();
+            journal
+                .replay(after_ms + MOST_AHEAD_MS, |event| seen.lock().unwrap().push(event.event_id.clone()))
+                .unwrap();
             let mut seen = seen.into_inner().unwrap();
             seen.sort();
             seen.concat()

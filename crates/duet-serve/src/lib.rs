@@ -33,6 +33,7 @@ pub mod server;
 #[cfg(test)]
 mod small_bundle;
 mod stages;
+mod stall;
 pub mod stats;
 pub mod swap;
 mod tls;

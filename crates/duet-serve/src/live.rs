@@ -1,4 +1,4 @@
-//! What listeners did since the bundle's data ended: the part of their history that the next list must reflect.
+//! What listeners did lately: what of it is later than their history in the bundle, the next list must reflect.
 //!
 //! What counts is what counts for `duet prepare`, so that a live history is what training would have made of it:
 //! * a click on an artist or following one; one entry an artist and UTC day, at the earliest event;
@@ -18,6 +18,7 @@ use std::{
 };
 
 use duet_core::event::{Event, EventType, ItemKind};
+use duet_data::accounts::UserKey;
 
 const DAY_MS: i64 = 86_400_000;
 /// Users a shard, about: with fewer users there are fewer shards, for each has its own oldest user.
@@ -75,6 +76,16 @@ impl LiveHistories {
             items_per_user: items,
             names: Names::new(FIRST_SWEEP),
             events: AtomicU64::new(0),
+        }
+    }
+
+    /// Notes an event under the model's id of whoever did it; does nothing if it does not [count](counts).
+    pub fn note(&self, user_key: Option<&UserKey>, event: &Event) {
+        match user_key {
+            // Most events are impressions: nothing is hashed for them.
+            Some(key) if counts(event) => self.record(&key.pseudonym_bytes(&event.user_id).to_string(), event),
+            Some(_) => {}
+            None => self.record(&event.user_id, event),
         }
     }
 

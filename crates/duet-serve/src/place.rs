@@ -7,7 +7,7 @@
 use std::{
     io::Write,
     path::{Component, Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use duet_core::{
@@ -30,6 +30,9 @@ const REMOTE_LOOKS: u32 = 30;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bundles of a place that stay in the cache: the one that serves, the one before, and one more.
 const KEPT: usize = 3;
+
+/// A download in which no file was begun for so long is nobody's any more.
+const ABANDONED: Duration = Duration::from_secs(86_400);
 
 /// Which bundle is there now. Two looks that find the same content give equal values.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -210,7 +213,10 @@ async fn publish(partial: PathBuf, target: PathBuf, place: PathBuf) -> Result<()
     blocking(move || {
         check(&partial)?;
         if target.exists() {
-            // Damaged, or put there by another process meanwhile: what was just checked is better.
+            // Another process put it there meanwhile, and may be reading it: it is the same bundle.
+            if check(&target).is_ok() {
+                return fs::remove_dir_all(&partial).map_err(Error::io(&partial));
+            }
             fs::remove_dir_all(&target).map_err(Error::io(&target))?;
         }
         if let Some(parent) = target.parent() {
@@ -244,29 +250,32 @@ async fn fill(location: &Location, found: &Found, text: &[u8], directory: &Path)
         if let Some(parent) = local.parent() {
             fs::create_dir_all(parent).map_err(Error::io(parent))?;
         }
-        let mut file = std::io::BufWriter::new(fs::File::create(&local).map_err(Error::io(&local))?);
+        let mut file = fs::File::create(&local).map_err(Error::io(&local))?;
         let mut chunks = location.store.get(&location.path(&remote)).await.map_err(failed)?.into_stream();
         while let Some(chunk) = chunks.next().await {
-            file.write_all(&chunk.map_err(failed)?).map_err(Error::io(&local))?;
+            let (chunk, path) = (chunk.map_err(failed)?, local.clone());
+            // A disk that can't keep up must not hold the threads that answer.
+            file = blocking(move || file.write_all(&chunk).map(|()| file).map_err(Error::io(&path))).await?;
         }
-        file.flush().map_err(Error::io(&local))?;
     }
     let local = directory.join(MANIFEST);
     fs::write(&local, text).map_err(Error::io(&local))
 }
 
-/// Removes all but the newest bundles of a place from the cache. One that is still mapped stays readable until it is let go.
+/// Removes all but the newest bundles of a place from the cache, and downloads that a killed process left. A bundle that is still mapped
+/// stays readable until it is let go.
 fn sweep(parent: &Path) {
     let Ok(entries) = std::fs::read_dir(parent) else { return };
-    let mut bundles: Vec<(SystemTime, PathBuf)> = entries
+    let (mut partials, mut bundles): (Vec<_>, Vec<_>) = entries
         .filter_map(|entry| {
             let entry = entry.ok()?;
-            let hidden = entry.file_name().to_string_lossy().starts_with('.');
-            (!hidden).then_some((entry.metadata().ok()?.modified().ok()?, entry.path()))
+            Some((entry.metadata().ok()?.modified().ok()?, entry.path()))
         })
-        .collect();
+        .partition(|(_, path)| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')));
+    // A younger one may be under way in another process.
+    partials.retain(|(modified, _)| modified.elapsed().is_ok_and(|age| age > ABANDONED));
     bundles.sort_unstable_by(|a, b| b.cmp(a));
-    for (_, path) in bundles.into_iter().skip(KEPT) {
+    for (_, path) in bundles.into_iter().skip(KEPT).chain(partials) {
         if let Err(error) = std::fs::remove_dir_all(&path) {
             tracing::warn!(path = %path.display(), %error, "an old bundle stays in the cache");
         }
@@ -381,5 +390,33 @@ mod tests {
         assert_ne!(second, found);
         assert!(place.fetch(&second).await.unwrap_err().to_string().contains("damaged"));
         assert_eq!(std::fs::read_dir(here.ancestors().nth(2).unwrap()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn processes_share_a_cache_and_abandoned_downloads_are_cleared_away() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().to_path_buf();
+        let (target, partial) = (place.join("0a0b0c0d/bundle"), place.join(".own.partial"));
+        let inode = || std::fs::metadata(&target).unwrap().ino();
+        write_bundle(&place.join(".first.partial"), "one");
+        publish(place.join(".first.partial"), target.clone(), place.clone()).await.unwrap();
+        let first = inode();
+        // Somebody may be reading what is there.
+        write_bundle(&partial, "one");
+        publish(partial.clone(), target.clone(), place.clone()).await.unwrap();
+        assert_eq!((inode(), partial.exists()), (first, false));
+        // What is damaged makes room; a day later a download is nobody's, and a young one is somebody's.
+        std::fs::write(target.join("data/file"), "xxx").unwrap();
+        let (old, young) = (place.join(".old.partial"), place.join(".young.partial"));
+        std::fs::create_dir(&old).unwrap();
+        std::fs::create_dir(&young).unwrap();
+        let long_ago = std::time::SystemTime::now() - 2 * ABANDONED;
+        std::fs::File::open(&old).unwrap().set_modified(long_ago).unwrap();
+        write_bundle(&partial, "one");
+        publish(partial, target.clone(), place.clone()).await.unwrap();
+        assert_ne!(inode(), first);
+        assert!(check(&target).is_ok() && young.exists() && !old.exists());
     }
 }

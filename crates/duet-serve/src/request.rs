@@ -17,7 +17,7 @@ pub enum Listener {
         id: String,
         /// The row in the bundle's users table, if there is one.
         row: Option<UserIdx>,
-        /// What was played since the bundle's data ends, oldest first.
+        /// What was played since the history in the bundle ends, oldest first.
         live: Vec<ItemIdx>,
     },
     /// A history without a name.

@@ -5,7 +5,8 @@
 //!   closing is the rename, after everything is on the disk. `START` is when it was opened, so names sort by time.
 //! * A segment is closed when it is long or old enough, and by [`Segments::close`].
 //! * What a killed process left open is closed by the next one: a torn last line, of which nobody was told that it is
-//!   kept, is cut off first.
+//!   kept, is cut off first. A machine that lost its power may leave zeros where bytes were on their way: they are behind
+//!   everything that was synced, and are cut off with what follows them.
 //! * A write or sync that fails ends the segment at the last line that was kept: after a failed sync nobody knows which
 //!   of the later bytes the disk has.
 
@@ -256,7 +257,8 @@ fn names(dir: &Path, prefix: &str, suffix: &str) -> Result<Vec<PathBuf>> {
 fn recover(path: &Path) -> Result<()> {
     let file = OpenOptions::new().read(true).write(true).open(path).map_err(Error::io(path))?;
     let length = file.metadata().map_err(Error::io(path))?.len();
-    let whole = whole_lines(&file, length).map_err(Error::io(path))?;
+    let written = first_zero(&file).map_err(Error::io(path))?.unwrap_or(length);
+    let whole = whole_lines(&file, written).map_err(Error::io(path))?;
     if whole == 0 {
         return fs::remove_file(path).map_err(Error::io(path));
     }
@@ -269,7 +271,23 @@ fn recover(path: &Path) -> Result<()> {
     fs::rename(path, &closed).map_err(Error::io(&closed))
 }
 
-/// Bytes up to the end of the last whole line.
+/// Where the first zero byte is: no line of JSON has one.
+fn first_zero(mut file: &File) -> io::Result<Option<u64>> {
+    let (mut block, mut start) = (vec![0; 1 << 20], 0);
+    file.seek(SeekFrom::Start(0))?;
+    loop {
+        let read = file.read(&mut block)?;
+        if read == 0 {
+            return Ok(None);
+        }
+        if let Some(at) = block[..read].iter().position(|&byte| byte == 0) {
+            return Ok(Some(start + at as u64));
+        }
+        start += read as u64;
+    }
+}
+
+/// Bytes up to the end of the last whole line among the first `length`.
 fn whole_lines(mut file: &File, length: u64) -> io::Result<u64> {
     let mut end = length;
     let mut block = Vec::new();
@@ -393,6 +411,15 @@ pub(crate) mod tests {
                 fs::remove_file(path).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn zeros_after_a_power_cut_are_cut_off_with_what_follows() {
+        let dir = tempfile::tempdir().unwrap();
+        let torn = dir.path().join("events-19700101T000000.000Z-0.jsonl.open");
+        fs::write(&torn, b"synced\nhalf of \0\0\0\0\nlater\n").unwrap();
+        drop(open(dir.path(), &Clock::manual(0)));
+        assert_eq!((closed_text(dir.path()), open_files(dir.path())), (vec!["synced\n".into()], 0));
     }
 
     #[test]

@@ -291,7 +291,13 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::small_bundle::{Which, bundle};
+    use duet_core::ItemIdx;
+    use duet_retrieval::Scored;
+
+    use crate::{
+        precomputed::{ListsWriter, bundle_id},
+        small_bundle::{ITEMS, Which, bundle},
+    };
 
     fn message(settings: &[&str]) -> String {
         let settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
@@ -334,9 +340,13 @@ mod tests {
     }
 
     fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
+        ask_with(address, method, path, "", body)
+    }
+
+    fn ask_with(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
         let mut stream = std::net::TcpStream::connect(address).unwrap();
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n",
             body.len()
         );
         stream.write_all((head + body).as_bytes()).unwrap();
@@ -424,6 +434,134 @@ mod tests {
         let again = world.start();
         let list = json(again.address(), "/v1/users/nobody/recommendations");
         assert!(list["source"] == "personal" && !shown(&list).contains(&first), "{list}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_key_with_a_prefix_reaches_no_other_listener_however_a_body_names_it() {
+        let mut world = World::new();
+        world.turn(&bundle(Which::First));
+        let keys = world.dir.path().join("keys.toml");
+        let entry = crate::http::auth::tests::entry;
+        std::fs::write(&keys, entry("a", "secret", "scopes = [\"lists\", \"events\"]\nuser_prefix = \"u1\"")).unwrap();
+        world.settings.push(format!("keys.file={}", keys.display()));
+        let server = world.start();
+        let status =
+            |path: &str, body: String| ask_with(server.address(), "POST", path, "x-api-key: secret\r\n", &body).0;
+        let now = Clock::system().now_text();
+        for (user, expected) in [("u1", 200), ("u2", 403)] {
+            // Lists stand for objects where a program reads them by position.
+            for body in [
+                format!(r#"{{"requests":[{{"history":["a1"]}},{{"user_id":"{user}"}}]}}"#),
+                format!(r#"{{"requests":[["{user}"]]}}"#),
+                format!(r#"[[["{user}"]]]"#),
+                format!(r#"{{"requests":[{{"\u0075ser_id":"{user}"}}]}}"#),
+            ] {
+                assert_eq!(status("/v1/recommendations", body.clone()), expected, "{body}");
+            }
+            let event = |id: u32| {
+                format!(
+                    r#"{{"event_id":"{id}","type":"click","user_id":"{user}","item_kind":"artist","item_id":"a1","ts":"{now}"}}"#
+                )
+            };
+            for body in [
+                event(1),
+                format!(r#"{{"events":[{}]}}"#, event(2)),
+                format!(r#"{{"events":[["3","click","{user}","artist","a1","{now}"]]}}"#),
+            ] {
+                assert_eq!(status("/v1/events", body.clone()), expected, "{body}");
+            }
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_later_than_a_listeners_own_history_counts_whatever_others_did() {
+        let world = World::new();
+        world.turn(&bundle(Which::First));
+        let server = world.start();
+        // The bundle's last event is of the 27th, that of u0 is 239 ms before it.
+        let engine = server.app().slot.load_full();
+        let of_u0 = engine.history_until_ms(engine.user_row("u0"));
+        assert_eq!((of_u0, engine.data_until_ms()), (26 * 86_400_000, 26 * 86_400_000 + 239));
+        assert_eq!(engine.history_until_ms(None), i64::MIN);
+        for (user, item, ts) in [
+            ("newcomer", "a1", "1970-01-02T00:00:00Z"),
+            ("u0", "a150", "1970-01-27T00:00:00.100Z"),
+            ("u0", "a151", "1970-01-27T00:00:00Z"),
+        ] {
+            let event = serde_json::json!({
+                "event_id": item, "type": "click", "user_id": user, "item_kind": "artist", "item_id": item, "ts": ts
+            });
+            assert_eq!(ask(server.address(), "POST", "/v1/events", &event.to_string()).0, 200);
+        }
+        let check = |server: &ServerHandle| {
+            let newcomer = json(server.address(), "/v1/users/newcomer/recommendations");
+            assert!(newcomer["source"] == "personal" && !shown(&newcomer).contains(&"a1".to_owned()), "{newcomer}");
+            let news: Vec<String> = server.app().live.since("u0", of_u0).iter().map(ToString::to_string).collect();
+            assert_eq!(news, ["a150"]);
+        };
+        check(&server);
+        server.stop().unwrap();
+        check(&world.start());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn searches_for_similar_artists_have_so_many_places() {
+        let mut world = World::new();
+        world.turn(&bundle(Which::First));
+        world.settings.push("limits.deadline_ms=50".to_owned());
+        let server = world.start();
+        let similar = || ask(server.address(), "GET", "/v1/artists/a1/similar", "").0;
+        assert_eq!(similar(), 200);
+        let held = server.app().similar.try_acquire_many(2).unwrap();
+        assert_eq!(similar(), 503);
+        assert_eq!(ask(server.address(), "GET", "/v1/users/u0/recommendations", "").0, 200, "lists are made meanwhile");
+        drop(held);
+        assert_eq!(similar(), 200);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_list_made_ahead_is_given_only_where_it_says_what_would_be_made_now() {
+        let mut world = World::new();
+        world.turn(&bundle(Which::First));
+        let file = world.dir.path().join("lists.parquet");
+        // Five of one genre come first.
+        let items = [1, 5, 9, 13, 17, 2, 3, 6, 10, 11];
+        let list: Vec<Scored> =
+            items.iter().enumerate().map(|(at, &item)| Scored { item: ItemIdx(item), score: -(at as f32) }).collect();
+        let mut writer = ListsWriter::create(&file, &bundle_id(&bundle(Which::First)).unwrap(), ITEMS).unwrap();
+        writer.push(&[("u0", &list)]).unwrap();
+        writer.finish().unwrap();
+        let settings = ["lists.precomputed_first=true", "lists.exclude_seen_artists=false", "lists.max_per_group=2"];
+        world.settings.extend(settings.map(str::to_owned));
+        world.settings.push(format!("precomputed.file={}", file.display()));
+        let server = world.start();
+        let list = |query: &str| json(server.address(), &format!("/v1/users/u0/recommendations?{query}"));
+        let ahead = list("k=5&exclude_seen=true");
+        assert_eq!(
+            (&ahead["source"], shown(&ahead)),
+            (&Value::from("precomputed"), ["a1", "a5", "a2", "a3", "a6"].map(str::to_owned).to_vec())
+        );
+        // What is made ahead leaves out what was played: not what is asked for here.
+        let others = [
+            "k=5",
+            "k=5&exclude_seen=true&explain=true",
+            "k=5&exclude_seen=true&filter=genre=jazz",
+            "k=11&exclude_seen=true",
+        ];
+        for query in others {
+            assert_eq!(list(query)["source"], "personal", "{query}");
+        }
+        let event = serde_json::json!({
+            "event_id": "e1", "type": "click", "user_id": "u0", "item_kind": "artist", "item_id": "a1",
+            "ts": Clock::system().now_text()
+        });
+        assert_eq!(ask(server.address(), "POST", "/v1/events", &event.to_string()).0, 200);
+        let news = list("k=5&exclude_seen=true");
+        assert!(news["source"] == "personal" && !shown(&news).contains(&"a1".to_owned()), "{news}");
     }
 
     #[cfg(unix)]

@@ -13,10 +13,11 @@ use duet_train::evaluate::Baseline;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::{config::VariantConfig, served_log::user_hash_key};
+use crate::{
+    config::{TWO_TOWER, VariantConfig},
+    served_log::user_hash_key,
+};
 
-/// The recommender of the model itself.
-const TWO_TOWER: &str = "two-tower";
 /// How far the sum of the shares may be from 1.
 const SUM_TOLERANCE: f64 = 1e-6;
 /// The hash of a user id for the log must not tell the variant, nor the other way round.

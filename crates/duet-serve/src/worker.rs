@@ -224,14 +224,20 @@ mod tests {
     fn lists_are_varied_where_that_is_asked_for() {
         let diversity = DiversityOptions { column: "genres".into(), max_per_group: 2 };
         let mut worker = worker(Which::First, &EngineOptions { diversity: Some(diversity.clone()), ..options() });
-        for user in 0..20 {
-            let answer = worker.answer(&[ListRequest { k: 8, ..request(known(UserIdx(user), &[user])) }]).remove(0);
+        // Whoever is unknown gets varied trends.
+        let nobody = || Listener::Known { id: "nobody".into(), row: None, live: Vec::new() };
+        let listeners = (0..20).map(|user| known(UserIdx(user), &[user])).chain([nobody()]);
+        for listener in listeners {
+            let answer = worker.answer(&[ListRequest { k: 8, ..request(listener) }]).remove(0);
             let of = |genre: usize| {
                 rows(&answer).iter().filter(|&&item| item % 7 != 0 && item as usize % GENRES.len() == genre).count()
             };
             assert_eq!(answer.items.len(), 8);
             assert!((0..GENRES.len()).all(|genre| of(genre) <= 2), "{answer:?}");
         }
+        let late = worker.engine().fallback(&ListRequest { k: 8, ..request(nobody()) }, "deadline");
+        let trending = worker.answer(&[ListRequest { k: 8, ..request(nobody()) }]).remove(0);
+        assert_eq!(rows(&late), rows(&trending));
         let missing =
             EngineOptions { diversity: Some(DiversityOptions { column: "mood".into(), ..diversity }), ..options() };
         let error = Engine::open(&bundle(Which::First), &missing).unwrap_err().to_string();
@@ -282,6 +288,9 @@ mod tests {
         let first = engine.filter(&rock).unwrap().unwrap();
         assert!(Arc::ptr_eq(&first, &engine.filter(&rock).unwrap().unwrap()));
         assert!(engine.filter(&[]).unwrap().is_none());
+        // One expression that looks like two joined spoils nothing for who asks for the two.
+        assert!(engine.filter(&["genre=rock\u{1f}followers>=100".to_owned()]).is_err());
+        assert!(engine.filter(&["genre=rock".to_owned(), "followers>=100".to_owned()]).is_ok());
         for _ in 0..2 {
             let error = engine.filter(&["genre=polka".to_owned()]).unwrap_err().to_string();
             assert!(error.contains("polka") && error.contains("folk, jazz, pop, rock"), "{error}");

@@ -11,7 +11,8 @@ use duet_retrieval::ItemFilter;
 #[derive(Debug)]
 pub(crate) struct FilterCache {
     capacity: usize,
-    entries: HashMap<String, Entry>,
+    /// By the expressions themselves: joined to one text, two lists of them could be taken for each other.
+    entries: HashMap<Vec<String>, Entry>,
     /// Rises with every look.
     clock: u64,
 }
@@ -28,8 +29,8 @@ impl FilterCache {
         Self { capacity, entries: HashMap::new(), clock: 0 }
     }
 
-    /// What is kept for a key.
-    pub(crate) fn get(&mut self, key: &str) -> Option<Result<Arc<ItemFilter>>> {
+    /// What is kept for expressions.
+    pub(crate) fn get(&mut self, key: &[String]) -> Option<Result<Arc<ItemFilter>>> {
         self.clock += 1;
         let entry = self.entries.get_mut(key)?;
         entry.asked = self.clock;
@@ -37,18 +38,18 @@ impl FilterCache {
     }
 
     /// Keeps a filter, or why there is none.
-    pub(crate) fn put(&mut self, key: String, filter: &Result<Arc<ItemFilter>>) {
+    pub(crate) fn put(&mut self, key: &[String], filter: &Result<Arc<ItemFilter>>) {
         if self.capacity == 0 {
             return;
         }
-        if self.entries.len() >= self.capacity && !self.entries.contains_key(&key) {
+        if self.entries.len() >= self.capacity && !self.entries.contains_key(key) {
             let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.asked).map(|(key, _)| key.clone());
             if let Some(oldest) = oldest {
                 self.entries.remove(&oldest);
             }
         }
         let filter = filter.as_ref().map(Arc::clone).map_err(ToString::to_string);
-        self.entries.insert(key, Entry { filter, asked: self.clock });
+        self.entries.insert(key.to_vec(), Entry { filter, asked: self.clock });
     }
 }
 
@@ -59,19 +60,20 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_longest_ago_makes_room() {
+        let key = |expression: &str| [expression.to_owned()];
         let mut cache = FilterCache::new(2);
         let filter = |count| Ok(Arc::new(ItemFilter::all(count)));
-        cache.put("a".into(), &filter(1));
-        cache.put("b".into(), &Err(Error::input("no such value")));
-        assert_eq!(cache.get("a").unwrap().unwrap().len(), 1);
-        cache.put("c".into(), &filter(3));
-        assert!(cache.get("b").is_none());
-        assert_eq!(cache.get("a").unwrap().unwrap().len(), 1);
-        cache.put("d".into(), &Err(Error::input("no such value")));
-        assert!(cache.get("c").is_none());
-        assert_eq!(cache.get("d").unwrap().unwrap_err().to_string(), "no such value");
+        cache.put(&key("a"), &filter(1));
+        cache.put(&key("b"), &Err(Error::input("no such value")));
+        assert_eq!(cache.get(&key("a")).unwrap().unwrap().len(), 1);
+        cache.put(&key("c"), &filter(3));
+        assert!(cache.get(&key("b")).is_none());
+        assert_eq!(cache.get(&key("a")).unwrap().unwrap().len(), 1);
+        cache.put(&key("d"), &Err(Error::input("no such value")));
+        assert!(cache.get(&key("c")).is_none());
+        assert_eq!(cache.get(&key("d")).unwrap().unwrap_err().to_string(), "no such value");
         let mut none = FilterCache::new(0);
-        none.put("a".into(), &filter(1));
-        assert!(none.get("a").is_none());
+        none.put(&key("a"), &filter(1));
+        assert!(none.get(&key("a")).is_none());
     }
 }

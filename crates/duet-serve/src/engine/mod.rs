@@ -40,7 +40,7 @@ use fs_err as fs;
 
 use self::{filters::FilterCache, rankings::Rankings};
 use crate::{
-    config::ServeConfig,
+    config::{ServeConfig, TWO_TOWER},
     precomputed::bundle_id,
     request::{Answer, ListRequest},
     stages::{
@@ -51,8 +51,6 @@ use crate::{
 
 /// The weight of a live event where the bundle's events have weights: nothing but "once".
 const LIVE_WEIGHT: f32 = 1.0;
-/// Stands between two expressions in the key of a filter; no expression holds it.
-const KEY_SEPARATOR: &str = "\u{1f}";
 /// The group of an item that has none.
 pub(crate) const NO_GROUP: u32 = u32::MAX;
 
@@ -107,7 +105,7 @@ impl From<&ServeConfig> for EngineOptions {
         let mut baselines: Vec<String> = variants
             .iter()
             .map(|variant| variant.recommender.clone())
-            .filter(|recommender| recommender != "two-tower")
+            .filter(|recommender| recommender != TWO_TOWER)
             .collect();
         baselines.sort_unstable();
         baselines.dedup();
@@ -270,6 +268,16 @@ impl Engine {
         self.data_until_ms
     }
 
+    /// The time of the last event in a user's history in the bundle: what the user did later is news to it. The beginning of time where
+    /// there is none, and for whoever the bundle doesn't know.
+    ///
+    /// It is the user's own last event and not everybody's: an event that came late, or from a clock that is ahead, or of somebody who
+    /// had done too little to be trained on, must not hide what others did.
+    pub fn history_until_ms(&self, user: Option<UserIdx>) -> i64 {
+        let last = user.and_then(|user| self.timeline.range(user).last());
+        last.and_then(|event| self.timeline.timestamps_ms.get(event)).copied().unwrap_or(i64::MIN)
+    }
+
     /// The training history of a user, in time order.
     pub fn history(&self, user: UserIdx) -> &[ItemIdx] {
         self.timeline.items_of(user)
@@ -283,14 +291,13 @@ impl Engine {
         if expressions.is_empty() {
             return Ok(None);
         }
-        let key = expressions.join(KEY_SEPARATOR);
         let lock = || self.filters.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = lock().get(&key) {
+        if let Some(kept) = lock().get(expressions) {
             return kept.map(Some);
         }
         // Made outside the lock: others with other filters go on meanwhile.
         let filter = self.make_filter(expressions);
-        lock().put(key, &filter);
+        lock().put(expressions, &filter);
         filter.map(Some)
     }
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json,
+    Extension, Json,
     body::Bytes,
     extract::State,
     http::StatusCode,
@@ -18,15 +18,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::error::{ApiError, ErrorBody, ErrorType};
-use crate::{app::AppState, journal::AppendError};
+use super::{
+    auth::Caller,
+    error::{ApiError, ErrorBody, ErrorType},
+};
+use crate::{
+    app::AppState,
+    journal::{AppendError, MOST_AHEAD_MS},
+};
 
 /// Events in one request.
 const MAX_EVENTS: usize = 1_000;
 /// Bytes of an id or another word.
 const MAX_WORD_BYTES: usize = 256;
-/// How far the clock of whoever sends events may be ahead.
-const MAX_AHEAD_MS: i64 = 86_400_000;
 /// Longest play: a day.
 const MAX_PLAYED_MS: u64 = 86_400_000;
 
@@ -112,15 +116,21 @@ pub struct EventsAnswer {
     responses(
         (status = 200, description = "The accepted events are durable", body = EventsAnswer),
         (status = 400, description = "No JSON, too many events, or all of them rejected", body = EventsAnswer),
+        (status = 403, description = "The key is for other listeners; nothing was taken", body = ErrorBody),
         (status = 404, description = "This server takes no events", body = ErrorBody),
         (status = 503, description = "Too many wait, or the disk refuses: post again, under the same ids", body = ErrorBody),
     )
 )]
-pub async fn post_events(State(app): State<Arc<AppState>>, body: Bytes) -> Result<Response, ApiError> {
+pub async fn post_events(
+    State(app): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Result<Response, ApiError> {
     if app.journal.is_none() {
         return Err(ApiError::not_found("this server takes no events: events.dir is not configured"));
     }
     let Posted { events, rejected } = read(&body, app.clock.now_ms())?;
+    events.iter().try_for_each(|event| caller.check_user(&event.user_id))?;
     // A task of its own: whoever hangs up must not keep journaled events out of the live histories.
     let taken = tokio::spawn(async move { take(&app, events).await });
     let (accepted, duplicates) = taken.await.map_err(ApiError::internal)??;
@@ -138,10 +148,7 @@ async fn take(app: &AppState, events: Vec<Event>) -> Result<(usize, usize), ApiE
         }
     })?;
     for event in &appended.accepted {
-        match &app.user_key {
-            Some(key) => app.live.record(&key.pseudonym_bytes(&event.user_id).to_string(), event),
-            None => app.live.record(&event.user_id, event),
-        }
+        app.live.note(app.user_key.as_ref(), event);
         app.stats.event(event.event_type);
     }
     Ok((appended.accepted.len(), appended.duplicates))
@@ -217,7 +224,7 @@ impl EventBody {
             }
         }
         let at_ms = self.ts.timestamp_millis();
-        if at_ms < 0 || at_ms.saturating_sub(now_ms) > MAX_AHEAD_MS {
+        if at_ms < 0 || at_ms.saturating_sub(now_ms) > MOST_AHEAD_MS {
             return Err("ts must be between 1970 and tomorrow".to_owned());
         }
         // Others who read the journal may know no 23:59:60.

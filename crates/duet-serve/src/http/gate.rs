@@ -1,4 +1,4 @@
-//! What every request passes before its route: key, rate, a place among those under way, and the whole body within size and time.
+//! What every request passes before its route: origin, key, rate, a place among those under way, and the whole body within size and time.
 //!
 //! The order is that of cost: a request that is refused has cost as little as can be. Nothing of a body is read for a caller without a
 //! key, or while there are as many requests under way as there may be.
@@ -11,7 +11,7 @@ use std::{
 use axum::{
     body::{Body, Bytes, HttpBody},
     extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State},
-    http::{HeaderValue, header::WWW_AUTHENTICATE},
+    http::{HeaderMap, HeaderValue, header::WWW_AUTHENTICATE},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -60,6 +60,9 @@ impl Gate {
         // What everybody may see is answered at any load: a balancer that asks must be told.
         let Some(scope) = Scope::of_route(route) else { return Ok((request, None)) };
         let (mut parts, body) = request.into_parts();
+        if is_of_another_site(&parts.headers) {
+            return Err(ApiError::forbidden("a page of another origin can't ask this service"));
+        }
         let caller = match &self.keys {
             Some(keys) => keys.admit(&parts.headers, scope)?,
             None => Caller::default(),
@@ -77,7 +80,6 @@ impl Gate {
             Scope::Lists | Scope::Events => Some(self.place(has_body)?),
         };
         let body = if has_body { self.read(body).await? } else { Bytes::new() };
-        caller.check_body(&body)?;
         parts.extensions.insert(caller);
         Ok((Request::from_parts(parts, Body::from(body)), place))
     }
@@ -112,6 +114,12 @@ impl Gate {
             }
         }
     }
+}
+
+/// Whether a browser says that a page of another origin asks. Such a page can't read the answer, but without this what it posts would
+/// count: the browser asks the service for leave only where a body says that it is JSON.
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site" || site == "same-site")
 }
 
 /// The gate as a layer of matched routes.

@@ -18,7 +18,7 @@ use std::{any::Any, sync::Arc};
 
 use axum::{
     Router,
-    extract::Request,
+    extract::{DefaultBodyLimit, Request},
     http::{
         StatusCode,
         header::{ALLOW, CONTENT_TYPE},
@@ -64,6 +64,8 @@ pub(crate) fn finished(routes: Router, gate: Arc<Gate>, tls: bool) -> Router {
         headers::secured(worded(next.run(request).await).await, tls)
     });
     routes
+        // The gate has the limit of bodies; that of the library would cut it down to 2 MB.
+        .route_layer(DefaultBodyLimit::disable())
         .route_layer(CatchPanicLayer::custom(panicked))
         .route_layer(middleware::from_fn_with_state(gate, gate::pass))
         .fallback(|| async { ApiError::not_found("there is no such route; /openapi.json lists them") })

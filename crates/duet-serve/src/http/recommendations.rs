@@ -8,7 +8,7 @@ use std::{
 };
 
 use axum::{
-    Json,
+    Extension, Json,
     body::Bytes,
     extract::{
         Path, Query, State,
@@ -21,7 +21,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::error::{ApiError, ErrorBody};
+use super::{
+    auth::Caller,
+    error::{ApiError, ErrorBody},
+};
 use crate::{
     app::AppState,
     config::ServeConfig,
@@ -29,6 +32,7 @@ use crate::{
     engine::Engine,
     request::{Answer, AnswerItem, ListRequest, Listener, Source},
     served_log::{ServedList, ServedUser},
+    stages::diversity,
     variants::{Arm, Variant},
 };
 
@@ -176,22 +180,25 @@ pub async fn get_recommendations(
     let Query(pairs) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
     let entry = BatchEntry { user_id: Some(user_id), ..from_query(pairs)? };
     let asked = Arc::new(checked(&app, entry)?);
-    if app.config.lists.precomputed_first
-        && let Some((engine, answer)) = precomputed(&app, &asked).await
-    {
-        return Ok(Json(told(&app, &engine, &asked, answer)));
+    if app.config.lists.precomputed_first {
+        let engine = app.slot.load_full();
+        if let Some(answer) = precomputed(&app, &engine, &asked).await {
+            return Ok(Json(told(&app, &engine, &asked, answer)));
+        }
     }
-    match app.dispatcher.submit(make(&app, &asked), deadline(&app)).await {
+    let (engine, answer) = match app.dispatcher.submit(make(&app, &asked), deadline(&app, 1)).await {
         Ok((engine, answer)) => {
-            let (engine, answer) = instead(&app, &asked, engine, answer).await;
-            Ok(Json(told(&app, &engine, &asked, answer)))
+            let answer = instead(&app, &engine, &asked, answer).await;
+            (engine, answer)
         }
         Err(DispatchError::Expired) => {
-            let (engine, answer) = late(&app, &asked).await?;
-            Ok(Json(told(&app, &engine, &asked, answer)))
+            let engine = app.slot.load_full();
+            let answer = late(&app, &engine, &asked).await?;
+            (engine, answer)
         }
-        Err(error) => Err(refused(error)),
-    }
+        Err(error) => return Err(refused(error)),
+    };
+    Ok(Json(told(&app, &engine, &asked, answer)))
 }
 
 /// Recommendations for several listeners, or for histories without a name. All lists come from one bundle.
@@ -203,12 +210,17 @@ pub async fn get_recommendations(
     responses(
         (status = 200, description = "The lists, in the order of the requests", body = ListsBody),
         (status = 400, description = "Something is wrong with a request; none is answered", body = ErrorBody),
+        (status = 403, description = "The key is for other listeners", body = ErrorBody),
         (status = 404, description = "A history names an artist that is not in the bundle", body = ErrorBody),
         (status = 413, description = "The body is too long", body = ErrorBody),
         (status = 503, description = "More requests than can be answered in time; see Retry-After", body = ErrorBody),
     ),
 )]
-pub async fn post_recommendations(State(app): State<Arc<AppState>>, body: Bytes) -> Result<Json<ListsBody>, ApiError> {
+pub async fn post_recommendations(
+    State(app): State<Arc<AppState>>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Result<Json<ListsBody>, ApiError> {
     let body: BatchBody =
         serde_json::from_slice(&body).map_err(|error| ApiError::bad_request(format!("the body: {error}")))?;
     let most = app.config.limits.batch;
@@ -216,30 +228,38 @@ pub async fn post_recommendations(State(app): State<Arc<AppState>>, body: Bytes)
         let count = body.requests.len();
         return Err(ApiError::bad_request(format!("requests: {count} of them; there must be 1 to {most}")));
     }
+    body.requests.iter().filter_map(|entry| entry.user_id.as_deref()).try_for_each(|id| caller.check_user(id))?;
     let numbered = |(at, entry)| checked(&app, entry).map(Arc::new).map_err(|error| at_index(at, &error));
     let asked: Vec<Arc<Asked>> = body.requests.into_iter().enumerate().map(numbered).collect::<Result<_, _>>()?;
     let makes = asked.iter().map(|asked| make(&app, asked)).collect();
-    let (engine, answers) = match app.dispatcher.submit_all(makes, deadline(&app)).await {
-        Ok(answered) => answered,
+    let mut lists = Vec::with_capacity(asked.len());
+    match app.dispatcher.submit_all(makes, deadline(&app, asked.len())).await {
+        Ok((engine, answers)) => {
+            for (asked, answer) in asked.iter().zip(answers) {
+                let answer = instead(&app, &engine, asked, answer).await;
+                lists.push(told(&app, &engine, asked, answer));
+            }
+        }
         Err(DispatchError::Expired) => {
             let engine = app.slot.load_full();
             let mut answers = Vec::with_capacity(asked.len());
             for asked in &asked {
-                answers.push(engine.fallback(&request(&app, &engine, asked)?, DEADLINE));
+                answers.push(late(&app, &engine, asked).await?);
             }
-            (engine, answers)
+            lists.extend(asked.iter().zip(answers).map(|(asked, answer)| told(&app, &engine, asked, answer)));
         }
         Err(error) => return Err(refused(error)),
-    };
-    let lists = asked.iter().zip(answers).map(|(asked, answer)| told(&app, &engine, asked, answer)).collect();
+    }
     Ok(Json(ListsBody { lists }))
 }
 
 /// What is told of a list that came too late.
 const DEADLINE: &str = "deadline";
 
-fn deadline(app: &AppState) -> Instant {
-    Instant::now() + Duration::from_millis(app.config.limits.deadline_ms)
+/// Until when so many lists must be there: as many as are made together have the time of one.
+fn deadline(app: &AppState, lists: usize) -> Instant {
+    let turns = lists.div_ceil(app.config.engine.max_batch) as u64;
+    Instant::now() + Duration::from_millis(app.config.limits.deadline_ms.saturating_mul(turns))
 }
 
 fn refused(error: DispatchError) -> ApiError {
@@ -355,17 +375,13 @@ fn make(app: &Arc<AppState>, asked: &Arc<Asked>) -> Make {
 /// The request on a bundle: ids become rows.
 fn request(app: &AppState, engine: &Engine, asked: &Asked) -> Result<ListRequest, ApiError> {
     let listener = match &asked.who {
-        Who::User { model_id, .. } => Listener::Known {
-            id: model_id.clone(),
-            row: engine.user_row(model_id),
+        Who::User { model_id, .. } => {
+            let row = engine.user_row(model_id);
+            let news = app.live.since(model_id, engine.history_until_ms(row));
             // What is in no bundle's catalogue can't be told to it.
-            live: app
-                .live
-                .since(model_id, engine.data_until_ms())
-                .iter()
-                .filter_map(|item| engine.item_row(item))
-                .collect(),
-        },
+            let live = news.iter().filter_map(|item| engine.item_row(item)).collect();
+            Listener::Known { id: model_id.clone(), row, live }
+        }
         Who::History(history) => {
             let row = |id: &String| {
                 engine.item_row(id).ok_or_else(|| ApiError::not_found(format!("history: no artist has the id {id:?}")))
@@ -385,48 +401,59 @@ fn request(app: &AppState, engine: &Engine, asked: &Asked) -> Result<ListRequest
 }
 
 /// The list made before, where it says what would be made now: for a listener of the two-tower who did nothing since, asked for as lists
-/// are made.
-async fn precomputed(app: &AppState, asked: &Asked) -> Option<(Arc<Engine>, Answer)> {
+/// are made ahead, without what was played.
+async fn precomputed(app: &AppState, engine: &Engine, asked: &Asked) -> Option<Answer> {
     let lists = app.precomputed.as_ref()?;
     let Who::User { model_id, .. } = &asked.who else { return None };
     let is_usual = asked.variant.recommender == Arm::TwoTower
         && !asked.variant.rerank
         && asked.filter.is_empty()
         && !asked.explain
-        && asked.exclude_seen == app.config.lists.exclude_seen_artists;
-    let engine = app.slot.load_full();
-    if !is_usual || app.live.is_active_since(model_id, engine.data_until_ms()) {
+        && asked.exclude_seen;
+    if !is_usual {
         return None;
     }
-    let list = lists.get(model_id, engine.bundle()).await?;
+    let until_ms = engine.history_until_ms(engine.user_row(model_id));
+    if app.live.is_active_since(model_id, until_ms) {
+        return None;
+    }
+    let mut list = lists.get(model_id, engine.bundle()).await?;
     // Rows of a shared store are not checked by it.
-    let is_sound = |entry: &Scored| entry.item.index() < engine.items().len() && entry.score.is_finite();
+    list.retain(|entry| entry.item.index() < engine.items().len() && entry.score.is_finite());
+    diversity::choose(engine, &mut list, asked.k);
     let item = |entry: Scored| AnswerItem { item: entry.item, score: entry.score, reasons: Vec::new() };
-    let items: Vec<AnswerItem> = list.into_iter().filter(is_sound).take(asked.k).map(item).collect();
-    let is_whole = items.len() == asked.k;
-    is_whole.then(|| (engine, Answer { source: Source::Precomputed, degraded: Vec::new(), items }))
+    let is_whole = list.len() == asked.k;
+    is_whole.then(|| Answer {
+        source: Source::Precomputed,
+        degraded: Vec::new(),
+        items: list.into_iter().map(item).collect(),
+    })
 }
 
 /// A list made before is better than what is played now, where the listener's own could not be made.
-async fn instead(app: &AppState, asked: &Asked, engine: Arc<Engine>, answer: Answer) -> (Arc<Engine>, Answer) {
+async fn instead(app: &AppState, engine: &Engine, asked: &Asked, answer: Answer) -> Answer {
     if answer.degraded.is_empty() || !matches!(answer.source, Source::Trending | Source::SegmentTrending) {
-        return (engine, answer);
+        return answer;
     }
-    match precomputed(app, asked).await {
-        Some((engine, before)) => (engine, Answer { degraded: answer.degraded, ..before }),
-        None => (engine, answer),
+    match precomputed(app, engine, asked).await {
+        Some(before) => Answer { degraded: answer.degraded, ..before },
+        None => answer,
     }
 }
 
 /// What a listener gets whose deadline passed: the list made before, else what is played now.
-async fn late(app: &AppState, asked: &Asked) -> Result<(Arc<Engine>, Answer), ApiError> {
-    if let Some((engine, mut answer)) = precomputed(app, asked).await {
+async fn late(app: &Arc<AppState>, engine: &Arc<Engine>, asked: &Arc<Asked>) -> Result<Answer, ApiError> {
+    if let Some(mut answer) = precomputed(app, engine, asked).await {
         answer.degraded.push(DEADLINE);
-        return Ok((engine, answer));
+        return Ok(answer);
     }
-    let engine = app.slot.load_full();
-    let answer = engine.fallback(&request(app, &engine, asked)?, DEADLINE);
-    Ok((engine, answer))
+    if asked.filter.is_empty() {
+        return Ok(engine.fallback(&request(app, engine, asked)?, DEADLINE));
+    }
+    // A new filter reads the whole catalogue: nothing for a thread that others wait for.
+    let (app, engine, asked) = (Arc::clone(app), Arc::clone(engine), Arc::clone(asked));
+    let making = move || Ok(engine.fallback(&request(&app, &engine, &asked)?, DEADLINE));
+    tokio::task::spawn_blocking(making).await.map_err(ApiError::internal)?
 }
 
 /// Counts and logs an answer, and puts it in the words of the interface.

@@ -1,6 +1,6 @@
 //! `GET /v1/artists/{id}/similar`: the nearest artists by the directions of their vectors.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -44,6 +44,7 @@ pub struct SimilarBody {
         (status = 200, description = "The nearest artists", body = SimilarBody),
         (status = 400, description = "Something is wrong with the request", body = ErrorBody),
         (status = 404, description = "No such artist", body = ErrorBody),
+        (status = 503, description = "More searches than can be done in time; see Retry-After", body = ErrorBody),
     ),
 )]
 pub async fn similar_artists(
@@ -57,9 +58,16 @@ pub async fn similar_artists(
     let k = wanted(&pairs, lists.default_k, lists.max_k)?;
     let engine = app.slot.load_full();
     let item = engine.item_row(&id).ok_or_else(|| ApiError::not_found(format!("no artist has the id {id:?}")))?;
+    let wait = Duration::from_millis(app.config.limits.deadline_ms);
+    let place = tokio::time::timeout(wait, Arc::clone(&app.similar).acquire_owned()).await;
+    let place = place.map_err(|_| ApiError::overloaded())?.map_err(ApiError::internal)?;
     // The first call makes the directions, and every call scans them: not among the connections.
-    let search = tokio::task::spawn_blocking(move || engine.similar(item, k).map(|list| (engine, list))).await;
-    let (engine, list) = search.map_err(ApiError::internal)??;
+    let search = tokio::task::spawn_blocking(move || {
+        // Kept to the end of the search, also where whoever asked has gone.
+        let _place = place;
+        engine.similar(item, k).map(|list| (engine, list))
+    });
+    let (engine, list) = search.await.map_err(ApiError::internal)??;
     let items = engine.items();
     let listed = |(position, entry): (usize, duet_retrieval::Scored)| ListedItem {
         position,

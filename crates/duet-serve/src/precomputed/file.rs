@@ -4,7 +4,7 @@ use std::{
     fs::File,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 
@@ -32,11 +32,14 @@ const GROUP_USERS: usize = 1 << 16;
 pub(super) struct ListsFile {
     path: PathBuf,
     lists: ArcSwap<Lists>,
+    /// A file that could not be read: said once, and not read again and again.
+    refused: Mutex<Option<Version>>,
 }
 
 impl ListsFile {
     pub(super) fn open(path: &Path) -> Result<Self> {
-        Ok(Self { path: path.to_path_buf(), lists: ArcSwap::from_pointee(Lists::read(path)?) })
+        let lists = ArcSwap::from_pointee(Lists::read(path)?);
+        Ok(Self { path: path.to_path_buf(), lists, refused: Mutex::default() })
     }
 
     pub(super) fn get(&self, user_id: &str, bundle: &str) -> Option<Vec<Scored>> {
@@ -44,9 +47,14 @@ impl ListsFile {
     }
 
     pub(super) fn refresh(&self) -> Result<()> {
-        if Version::of(&self.path)? != self.lists.load().version {
-            self.lists.store(Arc::new(Lists::read(&self.path)?));
+        let version = Version::of(&self.path)?;
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if version == self.lists.load().version || refused.as_ref() == Some(&version) {
+            return Ok(());
         }
+        let read = Lists::read(&self.path);
+        *refused = read.is_err().then_some(version);
+        self.lists.store(Arc::new(read?));
         Ok(())
     }
 }

@@ -79,7 +79,7 @@ impl Precomputed {
     }
 
     /// Loads the file again if it was replaced. Reads the file: not for a thread that answers requests. What was loaded stays
-    /// if the new file can't be read.
+    /// if the new file can't be read; that one is an error once.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Data`] naming the file.
@@ -130,6 +130,7 @@ mod tests {
         std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
         let error = lists.refresh().unwrap_err().to_string();
         assert!(error.contains("lists.parquet"), "{error}");
+        lists.refresh().unwrap();
         assert_eq!(lists.get("u1", "next-00000000").await, Some(one(2.0)));
         assert!(Precomputed::open(&config(&path)).is_err());
         assert!(Precomputed::open(&config(&dir.path().join("none"))).unwrap_err().to_string().contains("none"));

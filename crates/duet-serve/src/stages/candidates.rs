@@ -69,11 +69,14 @@ fn personal(engine: &Engine, drafts: &mut [Draft<'_>]) {
 
 /// How many candidates the later stages choose from.
 fn wanted(engine: &Engine, draft: &Draft<'_>) -> usize {
-    let k = draft.request.k;
     let reranked =
         if draft.request.variant.rerank && engine.reranker.is_some() { engine.options.rerank_candidates } else { 0 };
-    let diverse = if engine.groups.is_empty() { 0 } else { (k * DIVERSE_TIMES).min(DIVERSE_MOST) };
-    k.max(reranked).max(diverse)
+    diverse(engine, draft.request.k).max(reranked)
+}
+
+/// How many candidates K varied ones are chosen from.
+pub(crate) fn diverse(engine: &Engine, k: usize) -> usize {
+    if engine.groups.is_empty() { k } else { k.max((k * DIVERSE_TIMES).min(DIVERSE_MOST)) }
 }
 
 fn baseline(engine: &Engine, name: &str, draft: &Draft<'_>) -> Result<Option<Vec<Scored>>> {

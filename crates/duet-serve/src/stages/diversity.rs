@@ -14,14 +14,18 @@ pub(crate) fn run(engine: &Engine, drafts: &mut [Draft<'_>]) {
     let _span = tracing::debug_span!("diversity", lists = drafts.len()).entered();
     let _timer = StageTimer::start("diversity");
     for draft in drafts {
-        let k = draft.request.k;
-        match &engine.options.diversity {
-            Some(options) => {
-                let group = |entry: &Scored| engine.groups.get(entry.item.index()).copied().unwrap_or(NO_GROUP);
-                draft.candidates = varied(&draft.candidates, k, options.max_per_group, group);
-            }
-            None => draft.candidates.truncate(k),
+        choose(engine, &mut draft.candidates, draft.request.k);
+    }
+}
+
+/// Leaves `k` of the candidates, varied where the engine is to.
+pub(crate) fn choose(engine: &Engine, candidates: &mut Vec<Scored>, k: usize) {
+    match &engine.options.diversity {
+        Some(options) => {
+            let group = |entry: &Scored| engine.groups.get(entry.item.index()).copied().unwrap_or(NO_GROUP);
+            *candidates = varied(candidates, k, options.max_per_group, group);
         }
+        None => candidates.truncate(k),
     }
 }
 

@@ -65,7 +65,8 @@ impl<'a> Draft<'a> {
 
     /// Goes on with what is played now.
     pub(crate) fn fall_back(&mut self, engine: &Engine, why: Option<&'static str>) {
-        let (source, candidates) = engine.rankings.list(self.request.listener.row(), self.request.k, self.allowed());
+        let depth = candidates::diverse(engine, self.request.k);
+        let (source, candidates) = engine.rankings.list(self.request.listener.row(), depth, self.allowed());
         (self.source, self.candidates, self.vector) = (source, candidates, None);
         self.degraded.extend(why);
     }
