@@ -202,6 +202,7 @@ pub fn monitor(options: &MonitorOptions) -> Result<MonitorReport> {
             served,
             repeated_lists: ledger.repeated_lists,
             outside_lists: ledger.outside_lists,
+            anonymous_lists: ledger.anonymous_lists,
             lists_without_impressions: ledger.lists.iter().filter(|list| !list.is_reported()).count() as u64,
             events,
             event_counts: ledger.counts.clone(),
