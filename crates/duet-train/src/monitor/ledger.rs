@@ -442,8 +442,7 @@ pub(super) mod tests {
         add(&mut ledger, &event("listen", None, None, "u", 30));
         // Nobody has been silent for weeks because of one event from the future.
         assert_eq!(ledger.last_day, 1);
-        let stays: Vec<_> =
-            ledger.active.iter().filter_map(|active| Stay::new(active, 7, ledger.last_day)).collect();
+        let stays: Vec<_> = ledger.active.iter().filter_map(|active| Stay::new(active, 7, ledger.last_day)).collect();
         assert!(stays.is_empty(), "{stays:?}");
     }
 

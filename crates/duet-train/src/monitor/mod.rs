@@ -105,8 +105,8 @@ pub fn monitor(options: &MonitorOptions) -> Result<MonitorReport> {
     let served = read_served(&options.served, &mut ledger)?;
     if ledger.lists.is_empty() {
         return Err(Error::input(format!(
-            "no served list in the days asked for: {} lines read, {} of other days, {} bad",
-            served.lines, ledger.outside_lists, served.bad_lines
+            "no served list of a user in the days asked for: {} lines read, {} of other days, {} anonymous, {} bad",
+            served.lines, ledger.outside_lists, ledger.anonymous_lists, served.bad_lines
         )));
     }
     let none = HashMap::new();
@@ -135,17 +135,24 @@ pub fn monitor(options: &MonitorOptions) -> Result<MonitorReport> {
     };
     let first = ledger.lists.iter().map(|list| list.day).min().unwrap_or(ledger.last_day);
     let last = ledger.lists.iter().map(|list| list.day).max().unwrap_or(ledger.last_day);
+    // Half a day tells too little of silence, and who looks at it twice would test it twice.
+    let last_whole = if last == Utc::now().date_naive().to_epoch_days() { last - 1 } else { last };
+    ledger.last_day = last_whole;
     let watch = Watch {
         users: &user_days,
         variants: ledger.variants.ids(),
         bundles: ledger.bundles.ids(),
         segments: divisions.iter().flat_map(segment).collect(),
-        days: (first, last),
+        segment_slots: divisions.len() * (config.slices.max_values + 1),
+        days: (first, last_whole),
         config: &config.watch,
     };
     let (watched, verdicts) = (watch.run(), watch.verdicts());
 
     let mut notes = Vec::new();
+    if last_whole < last {
+        notes.push(format!("{} (UTC) is not over: drops, verdicts and churn wait for its end.", day_name(last)));
+    }
     let unknown = rows.as_ref().map_or(0, |rows| rows.iter().filter(|row| row.is_none()).count());
     let mut shifts = Vec::new();
     if let (Some(tables), Some(rows)) = (&tables, &rows) {
@@ -187,8 +194,8 @@ pub fn monitor(options: &MonitorOptions) -> Result<MonitorReport> {
     if tables.is_none() {
         notes.push("No segments and no drift: they need --bundle or --dataset.".to_owned());
     }
-    if ledger.variants.len() > 1 && verdicts.is_empty() {
-        let control = &config.watch.control;
+    let control = &config.watch.control;
+    if ledger.variants.len() > 1 && !ledger.variants.ids().contains(control) {
         notes.push(format!("No list has the variant {control}, which watch.control names: variants are not compared."));
     }
 

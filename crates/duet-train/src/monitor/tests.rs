@@ -142,6 +142,29 @@ fn days_can_be_chosen() {
 }
 
 #[test]
+fn a_day_that_is_not_over_decides_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = miniature(dir.path());
+    let today = Utc::now().date_naive();
+    let list = |number: usize| {
+        let day = if number < 6 { today.pred_opt().unwrap() } else { today };
+        json!({
+            "ts": format!("{day}T00:00:00.000Z"), "request_id": format!("r{number}"), "user": format!("u{number}"),
+            "variant": if number.is_multiple_of(2) { "control" } else { "challenger" }, "bundle": "b1", "kind": "artist",
+            "source": "personal", "degraded": [], "k": 2, "items": ["x", "y"], "scores": [2.0, 1.0],
+        })
+        .to_string()
+    };
+    let log = dir.path().join("log.jsonl");
+    fs::write(&log, (0..12).map(list).collect::<Vec<_>>().join("\n")).unwrap();
+    (options.served, options.events) = (vec![log], Vec::new());
+    let report = monitor(&options).unwrap();
+    assert_eq!(slice(&report, "all", "all lists").overall.lists, 12, "it is shown");
+    assert_eq!(report.verdicts[0].users, 3, "and not judged");
+    assert!(report.notes.iter().any(|note| note.contains("is not over")), "{:?}", report.notes);
+}
+
+#[test]
 fn no_output_names_a_user() {
     let dir = tempfile::tempdir().unwrap();
     let report = monitor(&miniature(dir.path())).unwrap();
