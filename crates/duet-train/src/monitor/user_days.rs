@@ -50,11 +50,16 @@ pub(super) fn user_days(ledger: &Ledger, by_user: &[Vec<u32>]) -> Vec<UserDays> 
 }
 
 impl UserDays {
+    /// What there is of the days in `[from, to]`.
+    pub(super) fn within(&self, from: i32, to: i32) -> impl Iterator<Item = &UserDay> {
+        let start = self.days.partition_point(|day| day.day < from);
+        self.days[start..].iter().take_while(move |day| day.day <= to)
+    }
+
     /// Clicks and impressions of the days in `[from, to]` that `which` lets pass; nothing without an impression.
     pub(super) fn sums(&self, from: i32, to: i32, which: impl Fn(&UserDay) -> bool) -> Option<Clicked> {
-        let start = self.days.partition_point(|day| day.day < from);
         let mut sums = Clicked { shown: 0, clicks: 0 };
-        for day in self.days[start..].iter().take_while(|day| day.day <= to).filter(|day| which(day)) {
+        for day in self.within(from, to).filter(|day| which(day)) {
             sums.shown += u64::from(day.shown);
             sums.clicks += u64::from(day.clicks);
         }

@@ -291,8 +291,16 @@ impl Watch<'_> {
 
     /// Users of the variant beside users of the control, within some days.
     fn arms(&self, variant: u32, control: u32, from: i32, to: i32, tolerance: f64) -> Sample {
+        // Whoever had lists of both, for shares were changed, is of the first: nobody may stand in two pairs.
+        let is_of = |user: &UserDays, arm: u32| {
+            let mut cells = user.within(from, to).map(|cell| cell.variant);
+            cells.find(|of| *of == variant || *of == control) == Some(arm)
+        };
         let rates = |arm: u32| {
-            let of = |user: &UserDays| Some((user.order, self.rate(user, from, to, |cell| cell.variant == arm)?));
+            let of = |user: &UserDays| {
+                let rate = self.rate(user, from, to, |cell| cell.variant == arm)?;
+                is_of(user, arm).then_some((user.order, rate))
+            };
             let mut rates: Vec<(u64, f64)> = self.users.iter().filter_map(of).collect();
             rates.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.total_cmp(&b.1)));
             rates.into_iter().map(|(_, rate)| rate).collect::<Vec<f64>>()
@@ -581,6 +589,16 @@ mod tests {
             let last = series.last.unwrap();
             assert!((last.now - last.before).abs() < 0.02, "{last:?}");
         }
+    }
+
+    #[test]
+    fn nobody_is_in_both_arms() {
+        let day = |day: i32, variant: u32| UserDay { day, variant, bundle: 0, shown: 10, clicks: 1 };
+        let users: Vec<UserDays> = (0..10)
+            .map(|user| UserDays { order: u64::from(user), days: vec![day(0, user % 2), day(1, 1 - user % 2)] })
+            .collect();
+        let (_, verdicts) = run(&users, 2, &config(&[3]));
+        assert_eq!(verdicts[0].users, 5);
     }
 
     #[test]
