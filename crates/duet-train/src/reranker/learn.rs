@@ -284,7 +284,7 @@ impl Tiles<'_> {
             if !labels.contains(&true) {
                 return Ok(None);
             }
-            let candidate = |(place, &scored)| Candidate { scored, place: Some(place), position: 0 };
+            let candidate = |(place, &scored): (usize, &Scored)| Candidate { scored, place: Some(place), position: 0 };
             let (candidates, labels) = by_item((0..).zip(list).map(candidate).zip(labels).collect());
             let best = list.first().map_or(0.0, |first| first.score);
             let rows = self.knowledge.rows(Some(user), &case.history, self.instant(user), &candidates, best)?;
@@ -371,7 +371,7 @@ mod tests {
         let width = Fixed::Position as usize + 1;
         let (mut train, mut held_out) = (Examples::new(width), Examples::new(width));
         let users: Vec<UserIdx> = (0..100).map(UserIdx).collect();
-        let list = || Some(((0..2 * width).map(|at| at as f32 + 1.0).collect(), vec![true, false]));
+        let list = || -> ListRows { Some(((0..2 * width).map(|at| at as f32 + 1.0).collect(), vec![true, false])) };
         push(&users, users.iter().map(|_| list()).collect(), &mut train, &mut held_out);
         assert!(held_out.n_lists() > 5 && train.n_lists() > 50, "{} and {}", held_out.n_lists(), train.n_lists());
         let positions =
@@ -383,7 +383,7 @@ mod tests {
 
     #[test]
     fn rows_stand_by_item() {
-        let row = |item, score| Candidate {
+        let row = |item: u32, score: f32| Candidate {
             scored: Scored { item: ItemIdx(item), score },
             place: Some(item as usize),
             position: item,
