@@ -155,20 +155,25 @@ pub fn monitor(options: &MonitorOptions) -> Result<MonitorReport> {
     }
     let unknown = rows.as_ref().map_or(0, |rows| rows.iter().filter(|row| row.is_none()).count());
     let mut shifts = Vec::new();
+    // Now is the longest window: among everybody who was ever served, those of today would be lost.
+    let window = config.watch.windows.iter().copied().max().unwrap_or(1) as i32;
+    let is_recent = recent(&ledger, &by_user, last - window + 1);
     if let (Some(tables), Some(rows)) = (&tables, &rows) {
-        let known: Vec<u32> = rows.iter().flatten().copied().collect();
+        let known: Vec<u32> =
+            rows.iter().zip(&is_recent).filter(|(_, recent)| **recent).filter_map(|(row, _)| *row).collect();
         if known.len() >= config.drift.min_users {
             shifts.extend(shift::features(&tables.users, &known, config.drift.max_psi));
         } else {
             notes.push(format!(
-                "Drift of features is not judged: {} served users are in the dataset, {} are needed.",
+                "Drift of features is not judged: {} users served within {window} days are in the dataset, {} are needed.",
                 known.len(),
                 config.drift.min_users
             ));
         }
     }
     if let Some(bundle) = options.bundle.as_ref().filter(|_| config.drift.score_users > 0) {
-        let served: Vec<f64> = ledger.scores.iter().flatten().map(|(_, score)| f64::from(*score)).collect();
+        let scores = ledger.scores.iter().zip(&is_recent).filter(|(_, recent)| **recent);
+        let served: Vec<f64> = scores.filter_map(|(found, _)| Some(f64::from(found.as_ref()?.1))).collect();
         if served.len() >= config.drift.min_users {
             let training = shift::bundle_scores(bundle, config.drift.score_users)?;
             shifts.push(shift::scores(training, served, config.drift.max_psi));
@@ -242,6 +247,12 @@ fn lists_by_user(ledger: &Ledger) -> Vec<Vec<u32>> {
         lists.sort_by_key(|&place| ledger.lists[place as usize].day);
     }
     by_user
+}
+
+/// Whether each user had a list on a day or later.
+fn recent(ledger: &Ledger, by_user: &[Vec<u32>], from: i32) -> Vec<bool> {
+    let last = |lists: &Vec<u32>| lists.last().is_some_and(|&list| ledger.lists[list as usize].day >= from);
+    by_user.iter().map(last).collect()
 }
 
 /// Checks a webhook's URL before any work is done.

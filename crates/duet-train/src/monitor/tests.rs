@@ -165,6 +165,17 @@ fn a_day_that_is_not_over_decides_nothing() {
 }
 
 #[test]
+fn drift_is_of_those_who_are_served_now() {
+    let mut ledger = ledger::tests::ledger();
+    for (request, user, day) in [("r1", "long-ago", 2), ("r2", "both", 20), ("r3", "both", 3), ("r4", "now", 21)] {
+        ledger.serve(ledger::tests::served(request, user, day)).unwrap();
+    }
+    let by_user = lists_by_user(&ledger);
+    // Days are counted from 0: the 20th is day 19.
+    assert_eq!(recent(&ledger, &by_user, 19), [false, true, true]);
+}
+
+#[test]
 fn no_output_names_a_user() {
     let dir = tempfile::tempdir().unwrap();
     let report = monitor(&miniature(dir.path())).unwrap();
