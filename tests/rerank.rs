@@ -57,7 +57,7 @@ fn trees_go_the_whole_way_from_the_run_to_lists() {
     }
 
     let evaluation = path("evaluation");
-    let evaluate = ["evaluate", "--run", text(&run_dir), "--baselines", "popularity", "--resamples", "50"];
+    let evaluate = ["evaluate", "--run", text(&run_dir), "--baselines", "popularity", "--resamples", "1000"];
     duet(&[&evaluate[..], &["--device", "cpu", "--out", text(&evaluation)]].concat());
     let report = fs::read_to_string(evaluation.join("evaluation.json")).expect("a report");
     assert!(report.contains("boosted_trees"), "the challenger has no row");
@@ -106,7 +106,7 @@ fn trees_go_the_whole_way_from_the_run_to_lists() {
 
     let both = format!("{}+reranker", text(&bundle_dir));
     let compared =
-        run("duet", &["compare", text(&bundle_dir), &both, "--device", "cpu", "--resamples", "50", "--json"]);
+        run("duet", &["compare", text(&bundle_dir), &both, "--device", "cpu", "--resamples", "1000", "--json"]);
     assert!([0, 3].contains(&compared.code), "{}", compared.err);
     let found: Value = serde_json::from_str(&compared.out).expect("JSON");
     assert_eq!(found["b"]["kind"], Value::from("reranked_bundle"));

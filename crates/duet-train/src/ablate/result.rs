@@ -272,6 +272,11 @@ impl Ablation {
             "{} users, {} of them new; {} resamples; verdicts are corrected over all differences here (Holm)",
             self.protocol.users, self.new_users, self.resamples
         )];
+        // A difference of one training each may be the seeds'.
+        lines.push(
+            "intervals and p-values are about other users, not about other seeds: see the range over the seeds"
+                .to_owned(),
+        );
         if self.protocol.keep_seen {
             lines.push("what users had in training is ranked too".to_owned());
         }

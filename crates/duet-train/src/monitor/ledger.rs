@@ -30,7 +30,8 @@ pub(super) const FOLLOWED: u8 = 4;
 pub(super) struct ServedLine {
     ts: DateTime<FixedOffset>,
     request_id: String,
-    user: String,
+    /// None for an anonymous list.
+    user: Option<String>,
     variant: String,
     bundle: String,
     kind: ItemKind,
@@ -134,7 +135,9 @@ pub(super) struct Ledger {
     pub(super) counts: EventCounts,
     pub(super) repeated_lists: u64,
     pub(super) outside_lists: u64,
-    /// The last day with anything.
+    /// Lists for nobody in particular: without a user they are in no figure.
+    pub(super) anonymous_lists: u64,
+    /// The last day with a list. Lists have the server's time; that of an event is a client's, who may be ahead.
     pub(super) last_day: i32,
 }
 
@@ -155,6 +158,7 @@ impl Ledger {
             counts: EventCounts::default(),
             repeated_lists: 0,
             outside_lists: 0,
+            anonymous_lists: 0,
             last_day: i32::MIN,
         }
     }
@@ -170,12 +174,16 @@ impl Ledger {
             self.outside_lists += 1;
             return Ok(());
         }
+        let Some(user) = &line.user else {
+            self.anonymous_lists += 1;
+            return Ok(());
+        };
         let Entry::Vacant(place) = self.requests.entry(request_key(&line.request_id)) else {
             self.repeated_lists += 1;
             return Ok(());
         };
         place.insert(self.lists.len() as u32);
-        let user = self.users.get_or_insert(&line.user);
+        let user = self.users.get_or_insert(user);
         if user as usize == self.active.len() {
             self.active.push(Vec::new());
             self.scores.push(None);
@@ -205,12 +213,12 @@ impl Ledger {
             heard: Vec::new(),
         };
         self.lists.push(list);
+        self.last_day = self.last_day.max(day);
         self.note_active(user, day);
         Ok(())
     }
 
     fn note_active(&mut self, user: u32, day: i32) {
-        self.last_day = self.last_day.max(day);
         let days = &mut self.active[user as usize];
         if let Err(place) = days.binary_search(&day) {
             days.insert(place, day);
@@ -300,6 +308,7 @@ fn request_key(id: &str) -> u128 {
 #[expect(clippy::unwrap_used, reason = "tests")]
 pub(super) mod tests {
     use super::*;
+    use crate::monitor::survival::Stay;
 
     pub(in crate::monitor) fn ledger() -> Ledger {
         Ledger::new(
@@ -392,7 +401,7 @@ pub(super) mod tests {
         let once = flags(&ledger, 0);
         add(&mut ledger, &click);
         assert_eq!((flags(&ledger, 0), ledger.counts.joined, ledger.counts.repeated), (once, 2, 1));
-        assert_eq!((ledger.lists[0].day, ledger.last_day), (1, 8), "it counts for the day of the list");
+        assert_eq!((ledger.lists[0].day, ledger.last_day), (1, 1), "it counts for the day of the list");
         assert_eq!(ledger.active[0], [1, 8]);
         // The largest share heard stays, in whichever order they come.
         let listen = event("listen", Some("r1"), Some(1), "u", 2);
@@ -412,6 +421,29 @@ pub(super) mod tests {
         assert_eq!((ledger.lists.len(), ledger.outside_lists), (2, 2));
         add(&mut ledger, &event("click", Some("r1"), Some(0), "u", 4));
         assert_eq!((ledger.counts.after_end, ledger.last_day), (1, 2));
+    }
+
+    #[test]
+    fn a_list_for_nobody_is_no_bad_line() {
+        let mut ledger = ledger();
+        // As the server logs a list for a history in the body.
+        let text = r#"{"ts":"1970-01-02T06:00:00.000Z","request_id":"r1","user":null,"variant":"control","bundle":"b1",
+            "kind":"artist","source":"personal","degraded":[],"k":1,"items":["a"],"scores":[0.5]}"#;
+        ledger.serve(serde_json::from_str(text).unwrap()).unwrap();
+        ledger.serve(served("r2", "u", 2)).unwrap();
+        assert_eq!((ledger.lists.len(), ledger.users.len(), ledger.anonymous_lists), (1, 1, 1));
+    }
+
+    #[test]
+    fn a_client_whose_clock_is_ahead_ends_nothing() {
+        let mut ledger = ledger();
+        ledger.serve(served("r1", "u", 2)).unwrap();
+        ledger.serve(served("r2", "v", 2)).unwrap();
+        add(&mut ledger, &event("listen", None, None, "u", 30));
+        // Nobody has been silent for weeks because of one event from the future.
+        assert_eq!(ledger.last_day, 1);
+        let stays: Vec<_> = ledger.active.iter().filter_map(|active| Stay::new(active, 7, ledger.last_day)).collect();
+        assert!(stays.is_empty(), "{stays:?}");
     }
 
     #[test]

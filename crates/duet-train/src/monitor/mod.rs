@@ -105,8 +105,8 @@ pub fn monitor(options: &MonitorOptions) -> Result<MonitorReport> {
     let served = read_served(&options.served, &mut ledger)?;
     if ledger.lists.is_empty() {
         return Err(Error::input(format!(
-            "no served list in the days asked for: {} lines read, {} of other days, {} bad",
-            served.lines, ledger.outside_lists, served.bad_lines
+            "no served list of a user in the days asked for: {} lines read, {} of other days, {} anonymous, {} bad",
+            served.lines, ledger.outside_lists, ledger.anonymous_lists, served.bad_lines
         )));
     }
     let none = HashMap::new();
@@ -135,33 +135,45 @@ pub fn monitor(options: &MonitorOptions) -> Result<MonitorReport> {
     };
     let first = ledger.lists.iter().map(|list| list.day).min().unwrap_or(ledger.last_day);
     let last = ledger.lists.iter().map(|list| list.day).max().unwrap_or(ledger.last_day);
+    // Half a day tells too little of silence, and who looks at it twice would test it twice.
+    let last_whole = if last == Utc::now().date_naive().to_epoch_days() { last - 1 } else { last };
+    ledger.last_day = last_whole;
     let watch = Watch {
         users: &user_days,
         variants: ledger.variants.ids(),
         bundles: ledger.bundles.ids(),
         segments: divisions.iter().flat_map(segment).collect(),
-        days: (first, last),
+        segment_slots: divisions.len() * (config.slices.max_values + 1),
+        days: (first, last_whole),
         config: &config.watch,
     };
     let (watched, verdicts) = (watch.run(), watch.verdicts());
 
     let mut notes = Vec::new();
+    if last_whole < last {
+        notes.push(format!("{} (UTC) is not over: drops, verdicts and churn wait for its end.", day_name(last)));
+    }
     let unknown = rows.as_ref().map_or(0, |rows| rows.iter().filter(|row| row.is_none()).count());
     let mut shifts = Vec::new();
+    // Now is the longest window: among everybody who was ever served, those of today would be lost.
+    let window = config.watch.windows.iter().copied().max().unwrap_or(1) as i32;
+    let is_recent = recent(&ledger, &by_user, last - window + 1);
     if let (Some(tables), Some(rows)) = (&tables, &rows) {
-        let known: Vec<u32> = rows.iter().flatten().copied().collect();
+        let known: Vec<u32> =
+            rows.iter().zip(&is_recent).filter(|(_, recent)| **recent).filter_map(|(row, _)| *row).collect();
         if known.len() >= config.drift.min_users {
             shifts.extend(shift::features(&tables.users, &known, config.drift.max_psi));
         } else {
             notes.push(format!(
-                "Drift of features is not judged: {} served users are in the dataset, {} are needed.",
+                "Drift of features is not judged: {} users served within {window} days are in the dataset, {} are needed.",
                 known.len(),
                 config.drift.min_users
             ));
         }
     }
     if let Some(bundle) = options.bundle.as_ref().filter(|_| config.drift.score_users > 0) {
-        let served: Vec<f64> = ledger.scores.iter().flatten().map(|(_, score)| f64::from(*score)).collect();
+        let scores = ledger.scores.iter().zip(&is_recent).filter(|(_, recent)| **recent);
+        let served: Vec<f64> = scores.filter_map(|(found, _)| Some(f64::from(found.as_ref()?.1))).collect();
         if served.len() >= config.drift.min_users {
             let training = shift::bundle_scores(bundle, config.drift.score_users)?;
             shifts.push(shift::scores(training, served, config.drift.max_psi));
@@ -187,8 +199,8 @@ pub fn monitor(options: &MonitorOptions) -> Result<MonitorReport> {
     if tables.is_none() {
         notes.push("No segments and no drift: they need --bundle or --dataset.".to_owned());
     }
-    if ledger.variants.len() > 1 && verdicts.is_empty() {
-        let control = &config.watch.control;
+    let control = &config.watch.control;
+    if ledger.variants.len() > 1 && !ledger.variants.ids().contains(control) {
         notes.push(format!("No list has the variant {control}, which watch.control names: variants are not compared."));
     }
 
@@ -202,6 +214,7 @@ pub fn monitor(options: &MonitorOptions) -> Result<MonitorReport> {
             served,
             repeated_lists: ledger.repeated_lists,
             outside_lists: ledger.outside_lists,
+            anonymous_lists: ledger.anonymous_lists,
             lists_without_impressions: ledger.lists.iter().filter(|list| !list.is_reported()).count() as u64,
             events,
             event_counts: ledger.counts.clone(),
@@ -234,6 +247,12 @@ fn lists_by_user(ledger: &Ledger) -> Vec<Vec<u32>> {
         lists.sort_by_key(|&place| ledger.lists[place as usize].day);
     }
     by_user
+}
+
+/// Whether each user had a list on a day or later.
+fn recent(ledger: &Ledger, by_user: &[Vec<u32>], from: i32) -> Vec<bool> {
+    let last = |lists: &Vec<u32>| lists.last().is_some_and(|&list| ledger.lists[list as usize].day >= from);
+    by_user.iter().map(last).collect()
 }
 
 /// Checks a webhook's URL before any work is done.

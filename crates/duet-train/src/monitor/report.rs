@@ -25,6 +25,8 @@ pub struct Inputs {
     pub repeated_lists: u64,
     /// Lists of other days.
     pub outside_lists: u64,
+    /// Lists for a history instead of a user: they are in no figure.
+    pub anonymous_lists: u64,
     /// Lists of which no impression was reported: all of such a list counts as shown.
     pub lists_without_impressions: u64,
     /// Lines of events.
@@ -288,8 +290,12 @@ impl MonitorReport {
                 counts.after_end
             ),
             format!(
-                "lists repeated {}, of other days {}, without reported impressions (all of them counts as shown) {}",
-                self.inputs.repeated_lists, self.inputs.outside_lists, self.inputs.lists_without_impressions
+                "lists repeated {}, of other days {}, anonymous (in no figure) {}, without reported impressions (all of them counts as \
+                 shown) {}",
+                self.inputs.repeated_lists,
+                self.inputs.outside_lists,
+                self.inputs.anonymous_lists,
+                self.inputs.lists_without_impressions
             ),
         ];
         if self.inputs.users_not_in_dataset > 0 {

@@ -168,12 +168,15 @@ pub(super) fn slices(
     for (user, lists) in by_user.iter().enumerate() {
         for list in lists.iter().map(|&list| &ledger.lists[list as usize]) {
             let mut whole = Cell { lists: 1, ..Cell::default() };
+            let mut is_in_last = false;
             for (position, (flags, heard)) in list.positions().enumerate() {
                 if flags & SHOWN == 0 {
                     continue;
                 }
+                // The slice of all later positions has a list once.
+                let is_new = position < positions || !std::mem::replace(&mut is_in_last, true);
                 let one = Cell {
-                    lists: 1,
+                    lists: u64::from(is_new),
                     shown: 1,
                     clicks: u64::from(flags & CLICKED != 0),
                     follows: u64::from(flags & FOLLOWED != 0),
@@ -301,4 +304,20 @@ fn since_first_list<'a>(ledger: &'a Ledger, by_user: &[Vec<u32>], user: u32) -> 
     let first = by_user[user as usize].iter().map(|&list| ledger.lists[list as usize].day).min();
     let from = active.partition_point(|day| Some(*day) < first);
     &active[from..]
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::monitor::ledger::tests::{ledger, served};
+
+    #[test]
+    fn a_list_is_one_list_of_the_later_positions() {
+        let mut ledger = ledger();
+        ledger.serve(served("r1", "u", 2)).unwrap();
+        let found = slices(&ledger, &[vec![0]], &[], 0);
+        let later = &found.iter().find(|slice| slice.by == "position").unwrap().overall;
+        assert_eq!((later.lists, later.impressions), (1, 2));
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Days are counted from a user's first list (day 0). A user has *churned at day t* if t was the last day with anything from them
 //! before `gap` days of silence. Whether day t was such a day is known `gap` days later, so every user is watched until
-//! `end - gap`, the end being the last day of the data, whatever they did: censoring depends on when a user came alone, as
+//! `end - gap`, the end being the last whole day with a list, whatever they did: censoring depends on when a user came alone, as
 //! Kaplan & Meier (1958) need it. Who came later than that is not in the curve.
 //!
 //! ```text

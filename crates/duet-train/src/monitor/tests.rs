@@ -142,6 +142,40 @@ fn days_can_be_chosen() {
 }
 
 #[test]
+fn a_day_that_is_not_over_decides_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = miniature(dir.path());
+    let today = Utc::now().date_naive();
+    let list = |number: usize| {
+        let day = if number < 6 { today.pred_opt().unwrap() } else { today };
+        json!({
+            "ts": format!("{day}T00:00:00.000Z"), "request_id": format!("r{number}"), "user": format!("u{number}"),
+            "variant": if number.is_multiple_of(2) { "control" } else { "challenger" }, "bundle": "b1", "kind": "artist",
+            "source": "personal", "degraded": [], "k": 2, "items": ["x", "y"], "scores": [2.0, 1.0],
+        })
+        .to_string()
+    };
+    let log = dir.path().join("log.jsonl");
+    fs::write(&log, (0..12).map(list).collect::<Vec<_>>().join("\n")).unwrap();
+    (options.served, options.events) = (vec![log], Vec::new());
+    let report = monitor(&options).unwrap();
+    assert_eq!(slice(&report, "all", "all lists").overall.lists, 12, "it is shown");
+    assert_eq!(report.verdicts[0].users, 3, "and not judged");
+    assert!(report.notes.iter().any(|note| note.contains("is not over")), "{:?}", report.notes);
+}
+
+#[test]
+fn drift_is_of_those_who_are_served_now() {
+    let mut ledger = ledger::tests::ledger();
+    for (request, user, day) in [("r1", "long-ago", 2), ("r2", "both", 20), ("r3", "both", 3), ("r4", "now", 21)] {
+        ledger.serve(ledger::tests::served(request, user, day)).unwrap();
+    }
+    let by_user = lists_by_user(&ledger);
+    // Days are counted from 0: the 20th is day 19.
+    assert_eq!(recent(&ledger, &by_user, 19), [false, true, true]);
+}
+
+#[test]
 fn no_output_names_a_user() {
     let dir = tempfile::tempdir().unwrap();
     let report = monitor(&miniature(dir.path())).unwrap();

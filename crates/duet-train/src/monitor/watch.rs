@@ -7,13 +7,14 @@
 //!   are given equal parts of the other's, in an order by a hash of their ids, and `D = mean of the variant's - (1 - v) * mean
 //!   of the control's` lies in `[-(1 - v) c, c]`. No drop: no expectation of D is below 0.
 //! * **Against the past**: users with impressions both in the window and in the reference days before it; `D = rate now -
-//!   (1 - p) * rate before`, of each.
+//!   (1 - p) * rate before`, of each. Both rates are those of equally many impressions, see [`Clicked::capped_rate`].
 //! * **Against the bundle before**: users with impressions of both bundles; D likewise.
 //!
-//! `v` and `p` are the tolerances. The probability `alpha` is divided equally between the kinds that there are; within a kind equally
-//! between series and windows (Bonferroni), of bundles, which go on coming, the j-th has the part `1 / (j (j + 1))`; and over the
-//! days of a series by [`level_on`]. All of it together: with no drop anywhere, the probability that there is ever an alarm is at most
-//! `alpha`.
+//! `v` and `p` are the tolerances. What part of `alpha` a series has must not hang on how many others there are yet, or those that
+//! come later would have parts that were spent before. So each kind has a third, whether it is there or not; of the past, all lists,
+//! the variants and the segments share equally, segments by the most there can be; of variants and bundles, which go on coming, the
+//! j-th has the part `1 / (j (j + 1))`; windows share equally; and the days of a series have parts by [`level_on`]. All of it together: with
+//! no drop anywhere, the probability that there is ever an alarm is at most `alpha`.
 
 use duet_retrieval::{bootstrap::Interval, verdict::Outcome};
 use rayon::prelude::*;
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     config::WatchConfig,
     evidence::{interval, level_on, log_evidence_of_less},
-    user_days::{UserDay, UserDays, day_name},
+    user_days::{Clicked, UserDay, UserDays, day_name},
 };
 
 /// What a series is compared with.
@@ -146,6 +147,8 @@ pub(super) struct Watch<'a> {
     pub(super) bundles: &'a [String],
     /// Column, value, users.
     pub(super) segments: Vec<(String, String, Vec<u32>)>,
+    /// How many of those there can be at most, on whatever day it is looked at.
+    pub(super) segment_slots: usize,
     /// The days of the data, both included.
     pub(super) days: (i32, i32),
     pub(super) config: &'a WatchConfig,
@@ -172,14 +175,12 @@ impl Watch<'_> {
     /// Every series, in a fixed order.
     pub(super) fn run(&self) -> Vec<Watched> {
         let control = self.control();
-        let challengers: Vec<u32> =
-            (0..self.variants.len() as u32).filter(|variant| control.is_some_and(|c| c != *variant)).collect();
-        let order = self.bundle_order();
-        let kinds = 1 + usize::from(!challengers.is_empty()) + usize::from(order.len() > 1);
-        let alpha = self.config.alpha / kinds as f64;
+        let order = self.order(self.bundles, |day| day.bundle);
+        // The past, the control, the bundle before.
+        let alpha = self.config.alpha / 3.0;
         let mut series = self.past_series(alpha);
         if let Some(control) = control {
-            series.extend(self.control_series(alpha, control, &challengers));
+            series.extend(self.control_series(alpha, control));
         }
         series.extend(self.bundle_series(alpha, &order));
         series.into_par_iter().map(|series| self.test(series)).collect()
@@ -187,7 +188,13 @@ impl Watch<'_> {
 
     /// The click rate of a user within some days, up to the cap.
     fn rate(&self, user: &UserDays, from: i32, to: i32, which: impl Fn(&UserDay) -> bool) -> Option<f64> {
-        user.rate(from, to, which).map(|rate| rate.min(self.config.rate_cap))
+        user.sums(from, to, which).map(|sums| sums.capped_rate(sums.shown, self.config.rate_cap))
+    }
+
+    /// Two click rates of a user, up to the cap, of equally many impressions.
+    fn rates(&self, now: Clicked, before: Clicked) -> (f64, f64) {
+        let (drawn, cap) = (now.shown.min(before.shown), self.config.rate_cap);
+        (now.capped_rate(drawn, cap), before.capped_rate(drawn, cap))
     }
 
     fn control(&self) -> Option<u32> {
@@ -197,16 +204,20 @@ impl Watch<'_> {
     fn past_series(&self, alpha: f64) -> Vec<Series<'_>> {
         let windows = &self.config.windows;
         let everybody: Vec<u32> = (0..self.users.len() as u32).collect();
-        let mut groups: Vec<(&str, &str, Vec<u32>, Option<u32>)> = vec![("all", "lists", everybody.clone(), None)];
-        for (variant, name) in self.variants.iter().enumerate() {
-            groups.push(("variant", name.as_str(), everybody.clone(), Some(variant as u32)));
+        let parts = if self.segment_slots > 0 { 3.0 } else { 2.0 };
+        let alpha = alpha / (parts * windows.len() as f64);
+        let mut groups: Vec<(&str, &str, Vec<u32>, Option<u32>, f64)> =
+            vec![("all", "lists", everybody.clone(), None, alpha)];
+        for ((_, variant), number) in self.order(self.variants, |day| day.variant).into_iter().zip(1..) {
+            let name = self.variants[variant as usize].as_str();
+            groups.push(("variant", name, everybody.clone(), Some(variant), level_on(alpha, number)));
         }
         for (column, value, users) in &self.segments {
-            groups.push((column.as_str(), value.as_str(), users.clone(), None));
+            let alpha = alpha / self.segment_slots.max(self.segments.len()) as f64;
+            groups.push((column.as_str(), value.as_str(), users.clone(), None, alpha));
         }
-        let alpha = alpha / (groups.len() * windows.len()) as f64;
         let mut series = Vec::new();
-        for (by, value, users, variant) in groups {
+        for (by, value, users, variant, alpha) in groups {
             for &window in windows {
                 let users = users.clone();
                 let (length, reference) = (window as i32, self.config.reference_days as i32);
@@ -215,8 +226,9 @@ impl Watch<'_> {
                     let which = |cell: &UserDay| variant.is_none_or(|variant| cell.variant == variant);
                     let pairs = users.iter().filter_map(|&user| {
                         let user = &self.users[user as usize];
-                        let now = self.rate(user, day - length + 1, day, which)?;
-                        Some((now, self.rate(user, day - length - reference + 1, day - length, which)?))
+                        let now = user.sums(day - length + 1, day, which)?;
+                        let before = user.sums(day - length - reference + 1, day - length, which)?;
+                        Some(self.rates(now, before))
                     });
                     paired(pairs, tolerance)
                 };
@@ -227,10 +239,11 @@ impl Watch<'_> {
         series
     }
 
-    fn control_series(&self, alpha: f64, control: u32, challengers: &[u32]) -> Vec<Series<'_>> {
-        let alpha = alpha / (challengers.len() * self.config.windows.len()).max(1) as f64;
+    fn control_series(&self, alpha: f64, control: u32) -> Vec<Series<'_>> {
         let mut series = Vec::new();
-        for &variant in challengers {
+        let challengers = self.order(self.variants, |day| day.variant).into_iter().filter(|(_, one)| *one != control);
+        for ((_, variant), number) in challengers.zip(1..) {
+            let alpha = level_on(alpha, number) / self.config.windows.len() as f64;
             for &window in &self.config.windows {
                 let tolerance = self.config.variant_tolerance;
                 let on = move |day: i32| self.arms(variant, control, day - window as i32 + 1, day, tolerance);
@@ -242,15 +255,15 @@ impl Watch<'_> {
         series
     }
 
-    /// Bundles by the day of their first list.
-    fn bundle_order(&self) -> Vec<(i32, u32)> {
-        let mut first = vec![i32::MAX; self.bundles.len()];
+    /// Variants or bundles by the day of their first list: those that come later stand behind.
+    fn order(&self, names: &[String], of: impl Fn(&UserDay) -> u32) -> Vec<(i32, u32)> {
+        let mut first = vec![i32::MAX; names.len()];
         for day in self.users.iter().flat_map(|user| &user.days) {
-            let first = &mut first[day.bundle as usize];
+            let first = &mut first[of(day) as usize];
             *first = day.day.min(*first);
         }
         let mut order: Vec<(i32, u32)> = first.into_iter().zip(0..).filter(|(first, _)| *first < i32::MAX).collect();
-        order.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| self.bundles[a.1 as usize].cmp(&self.bundles[b.1 as usize])));
+        order.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| names[a.1 as usize].cmp(&names[b.1 as usize])));
         order
     }
 
@@ -264,8 +277,8 @@ impl Watch<'_> {
                 let ((_, before), (first, bundle)) = (pair[0], pair[1]);
                 let on = move |day: i32| {
                     let pairs = self.users.iter().filter_map(|user| {
-                        let now = self.rate(user, first, day, |cell| cell.bundle == bundle)?;
-                        Some((now, self.rate(user, first - reference, day, |cell| cell.bundle == before)?))
+                        let now = user.sums(first, day, |cell| cell.bundle == bundle)?;
+                        Some(self.rates(now, user.sums(first - reference, day, |cell| cell.bundle == before)?))
                     });
                     paired(pairs, tolerance)
                 };
@@ -278,8 +291,16 @@ impl Watch<'_> {
 
     /// Users of the variant beside users of the control, within some days.
     fn arms(&self, variant: u32, control: u32, from: i32, to: i32, tolerance: f64) -> Sample {
+        // Whoever had lists of both, for shares were changed, is of the first: nobody may stand in two pairs.
+        let is_of = |user: &UserDays, arm: u32| {
+            let mut cells = user.within(from, to).map(|cell| cell.variant);
+            cells.find(|of| *of == variant || *of == control) == Some(arm)
+        };
         let rates = |arm: u32| {
-            let of = |user: &UserDays| Some((user.order, self.rate(user, from, to, |cell| cell.variant == arm)?));
+            let of = |user: &UserDays| {
+                let rate = self.rate(user, from, to, |cell| cell.variant == arm)?;
+                is_of(user, arm).then_some((user.order, rate))
+            };
             let mut rates: Vec<(u64, f64)> = self.users.iter().filter_map(of).collect();
             rates.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.total_cmp(&b.1)));
             rates.into_iter().map(|(_, rate)| rate).collect::<Vec<f64>>()
@@ -419,7 +440,15 @@ mod tests {
     fn run(users: &[UserDays], days: i32, config: &WatchConfig) -> (Vec<Watched>, Vec<OnlineVerdict>) {
         let (variants, bundles) = (names(), ["b".to_owned()]);
         let segments = vec![("half".to_owned(), "even".to_owned(), (0..users.len() as u32).step_by(2).collect())];
-        let watch = Watch { users, variants: &variants, bundles: &bundles, segments, days: (0, days - 1), config };
+        let watch = Watch {
+            users,
+            variants: &variants,
+            bundles: &bundles,
+            segments,
+            segment_slots: 1,
+            days: (0, days - 1),
+            config,
+        };
         (watch.run(), watch.verdicts())
     }
 
@@ -511,17 +540,90 @@ mod tests {
             variants: &variants,
             bundles: &bundles,
             segments: Vec::new(),
+            segment_slots: 0,
             days: (0, 11),
             config: &config,
         };
         let found = watch.run();
         let bundle = found.iter().find(|series| series.against == Against::BundleBefore).unwrap();
-        assert_eq!((bundle.value.as_str(), bundle.alpha), ("broken", 0.05 / 2.0 / 2.0));
+        assert_eq!((bundle.value.as_str(), bundle.alpha), ("broken", 0.05 / 3.0 / 2.0));
         assert!(bundle.first_alarm.as_deref().is_some_and(|day| day >= "1970-01-09"), "{bundle:?}");
         assert!(bundle.sentence().unwrap().contains("below the bundle before"), "{:?}", bundle.sentence());
         assert!(watch.verdicts().is_empty());
-        // All levels together are alpha: past 2 series, one bundle with half of its kind's part.
+        // Of the past's third all lists have a half, and the first variant half of the other; of the bundles' third the first has half.
         let sum: f64 = found.iter().map(|series| series.alpha).sum();
-        assert!((sum - (0.025 + 0.0125)).abs() < 1e-12, "{sum}");
+        assert!((sum - 0.05 * (1.0 / 6.0 + 1.0 / 12.0 + 1.0 / 6.0)).abs() < 1e-12, "{sum}");
+    }
+
+    #[test]
+    fn few_impressions_now_and_many_before_are_no_drop() {
+        // Two impressions a visit, two of five are clicked, for ever. One of two is the cap: what goes beyond it is cut off from the
+        // window of a day, and hardly ever from a month.
+        let mut random = Pcg64Mcg::seed_from_u64(11);
+        let users: Vec<UserDays> = (0..3_000)
+            .map(|_| {
+                let mut clicks = || (0..2).filter(|_| random.random_bool(0.4)).count() as u32;
+                let days = (0..30).map(|day| UserDay {
+                    day,
+                    variant: 0,
+                    bundle: u32::from(day == 29),
+                    shown: 2,
+                    clicks: clicks(),
+                });
+                UserDays { order: 0, days: days.collect() }
+            })
+            .collect();
+        let (variants, bundles) = (["control".to_owned()], ["a", "b"].map(str::to_owned));
+        let config = config(&[1]);
+        let watch = Watch {
+            users: &users,
+            variants: &variants,
+            bundles: &bundles,
+            segments: Vec::new(),
+            segment_slots: 0,
+            days: (0, 29),
+            config: &config,
+        };
+        for series in watch.run() {
+            assert_eq!(series.first_alarm, None, "{series:?}");
+            let last = series.last.unwrap();
+            assert!((last.now - last.before).abs() < 0.02, "{last:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_in_both_arms() {
+        let day = |day: i32, variant: u32| UserDay { day, variant, bundle: 0, shown: 10, clicks: 1 };
+        let users: Vec<UserDays> = (0..10)
+            .map(|user| UserDays { order: u64::from(user), days: vec![day(0, user % 2), day(1, 1 - user % 2)] })
+            .collect();
+        let (_, verdicts) = run(&users, 2, &config(&[3]));
+        assert_eq!(verdicts[0].users, 5);
+    }
+
+    #[test]
+    fn what_comes_later_has_no_part_that_was_spent_before() {
+        let early = world(3, 200, 6, |_, _| 1.0);
+        let levels = |users: &[UserDays], variants: &[String]| -> Vec<f64> {
+            let bundles = ["b".to_owned()];
+            let config = config(&[3]);
+            let days = (0, 5);
+            let watch = Watch {
+                users,
+                variants,
+                bundles: &bundles,
+                segments: Vec::new(),
+                segment_slots: 9,
+                days,
+                config: &config,
+            };
+            watch.run().iter().filter(|series| series.value != "third").map(|series| series.alpha).collect()
+        };
+        let mut late = early.clone();
+        for user in late.iter_mut().step_by(3) {
+            user.days.push(UserDay { day: 5, variant: 2, bundle: 0, shown: 10, clicks: 1 });
+        }
+        let third = [&names()[..], &["third".to_owned()]].concat();
+        assert_eq!(levels(&early, &names()), levels(&late, &third));
     }
 }

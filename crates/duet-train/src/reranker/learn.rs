@@ -284,8 +284,8 @@ impl Tiles<'_> {
             if !labels.contains(&true) {
                 return Ok(None);
             }
-            let candidates: Vec<Candidate> =
-                (0..).zip(list).map(|(place, &scored)| Candidate { scored, place: Some(place), position: 0 }).collect();
+            let candidate = |(place, &scored): (usize, &Scored)| Candidate { scored, place: Some(place), position: 0 };
+            let (candidates, labels) = by_item((0..).zip(list).map(candidate).zip(labels).collect());
             let best = list.first().map_or(0.0, |first| first.score);
             let rows = self.knowledge.rows(Some(user), &case.history, self.instant(user), &candidates, best)?;
             Ok(Some((rows, labels)))
@@ -310,15 +310,15 @@ impl Tiles<'_> {
         let rows = |(list, found): (&Listed, &Vec<Scored>)| -> Result<ListRows> {
             let user = list.user;
             let vector = self.material.users.row(user.index());
-            let candidate = |&(item, _, position): &(ItemIdx, bool, u32)| {
+            let candidate = |&(item, clicked, position): &(ItemIdx, bool, u32)| {
                 let score = vector.iter().zip(self.material.items.row(item.index())).map(|(a, b)| a * b).sum();
                 let place = found.iter().position(|entry| entry.item == item);
-                Candidate { scored: Scored { item, score }, place, position }
+                (Candidate { scored: Scored { item, score }, place, position }, clicked)
             };
-            let candidates: Vec<Candidate> = list.entries.iter().map(candidate).collect();
+            let (candidates, labels) = by_item(list.entries.iter().map(candidate).collect());
             let best = found.first().map_or(0.0, |first| first.score);
             let rows = self.knowledge.rows(Some(user), &[], self.instant(user), &candidates, best)?;
-            Ok(Some((rows, list.entries.iter().map(|(_, clicked, _)| *clicked).collect())))
+            Ok(Some((rows, labels)))
         };
         let made: Vec<ListRows> = lists.par_iter().zip(&found).map(rows).collect::<Result<_>>()?;
         push(&users, made, train, held_out);
@@ -339,12 +339,57 @@ impl Tiles<'_> {
     }
 }
 
+/// Rows of a list in the order of their items, as equal scores stand when lists are made. In the order of the model, or of the page, the
+/// measure of the held-out lists would have that order's help wherever trees tell rows not apart.
+fn by_item(mut rows: Vec<(Candidate, bool)>) -> (Vec<Candidate>, Vec<bool>) {
+    rows.sort_by_key(|(candidate, _)| candidate.scored.item);
+    rows.into_iter().unzip()
+}
+
 fn push(users: &[UserIdx], made: Vec<ListRows>, train: &mut Examples, held_out: &mut Examples) {
     for (user, list) in users.iter().zip(made) {
-        if let Some((rows, labels)) = list {
+        if let Some((mut rows, labels)) = list {
             let is_held_out = splitmix64(HELD_OUT_SALT ^ u64::from(user.0)).is_multiple_of(ONE_HELD_OUT_OF);
             let examples = if is_held_out { &mut *held_out } else { &mut *train };
+            if is_held_out {
+                // Measured as it will be asked: who clicked because it stood on top is not foreseen by knowing what stood there.
+                for row in rows.chunks_exact_mut(examples.features) {
+                    row[Fixed::Position as usize] = 0.0;
+                }
+            }
             examples.push(&rows, &labels);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_out_lists_do_not_know_where_things_stood() {
+        let width = Fixed::Position as usize + 1;
+        let (mut train, mut held_out) = (Examples::new(width), Examples::new(width));
+        let users: Vec<UserIdx> = (0..100).map(UserIdx).collect();
+        let list = || -> ListRows { Some(((0..2 * width).map(|at| at as f32 + 1.0).collect(), vec![true, false])) };
+        push(&users, users.iter().map(|_| list()).collect(), &mut train, &mut held_out);
+        assert!(held_out.n_lists() > 5 && train.n_lists() > 50, "{} and {}", held_out.n_lists(), train.n_lists());
+        let positions =
+            |of: &Examples| -> Vec<f32> { of.values[..2 * width].chunks(width).map(|row| row[width - 1]).collect() };
+        assert_eq!(positions(&held_out), [0.0, 0.0]);
+        assert_eq!(positions(&train), [width as f32, 2.0 * width as f32]);
+        assert_eq!(held_out.values[..width - 1], train.values[..width - 1]);
+    }
+
+    #[test]
+    fn rows_stand_by_item() {
+        let row = |item: u32, score: f32| Candidate {
+            scored: Scored { item: ItemIdx(item), score },
+            place: Some(item as usize),
+            position: item,
+        };
+        let (rows, labels) = by_item(vec![(row(9, 3.0), true), (row(2, 2.0), false), (row(5, 1.0), true)]);
+        let found: Vec<(u32, f32)> = rows.iter().map(|one| (one.scored.item.0, one.scored.score)).collect();
+        assert_eq!((found, labels), (vec![(2, 2.0), (5, 1.0), (9, 3.0)], vec![false, true, true]));
     }
 }
