@@ -2,8 +2,8 @@
 put through a tower of the bundle's sizes, searched for among the item vectors, seen items left out, and named.
 
 The tower's weights are made up (its cost does not depend on them); vectors, histories, ids and names are the bundle's. faiss' IVF is
-given the fewest lists to probe with which it finds 99 % of the exact ten best for the bundle's user vectors. Needs fastapi, uvicorn,
-torch, faiss-cpu, numpy, pyarrow.
+given the fewest lists to probe with which it finds 99 % of the exact ten best for the bundle's user vectors. Needs fastapi, orjson,
+uvicorn, uvloop, httptools, torch, faiss-cpu, numpy, pyarrow.
 
     python serve_fastapi.py BUNDLE --port 8090 --workers 2     # then: duet load --url http://127.0.0.1:8090 --users @ids --rate 500
 """
