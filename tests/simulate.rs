@@ -84,7 +84,7 @@ fn random_lists(file: &Path) -> BTreeMap<String, BTreeSet<String>> {
     let list = |line: Value| {
         let items =
             line["items"].as_array().expect("items").iter().map(|item| item.as_str().expect("an id").to_owned());
-        (line["user"].as_str().expect("a pseudonym").to_owned(), items.collect())
+        (line["user"].as_str().expect("a pseudonym").to_owned(), items.collect::<BTreeSet<String>>())
     };
     lines.filter(|line| line["variant"] == "random").map(list).collect()
 }
