@@ -403,6 +403,26 @@ fn a_listener_finds_a_list_that_follows_what_is_pressed() {
         let said = browser.words("document.getElementById('artists').innerText").await;
         assert!(said.contains("nothing is known yet"), "{said}");
         browser.picture("phone-unknown").await;
+
+        // A press whose answer comes when somebody else has logged in is kept, and shows for nobody.
+        let hurry = "(() => {
+            document.querySelector('#artists li:nth-child(2) [data-deed=click]').click();
+            document.getElementById('log-out').click();
+            document.getElementById('who').value = 'the next one';
+            document.getElementById('log-in').requestSubmit();
+        })()";
+        browser.value(hurry).await;
+        let is_kept = |event: &Value| event["type"] == "click" && event["user_id"] == "nobody / knows é";
+        let began = Instant::now();
+        while !service.journal().iter().any(is_kept) {
+            assert!(began.elapsed() < PATIENCE, "the press is lost");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        browser.until(LISTED).await;
+        // The page's turn to do wrong, if it does.
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(browser.words("document.getElementById('greeting').textContent").await, "For the next one");
+        assert_eq!(browser.value("document.getElementById('visit').hidden").await, json!(true));
         assert_eq!(browser.console(), Vec::<String>::new());
     });
 }

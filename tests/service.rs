@@ -61,7 +61,14 @@ impl Service {
     pub(crate) fn terminate(mut self) -> Option<i32> {
         let process = self.process.id().to_string();
         std::process::Command::new("kill").args(["-TERM", &process]).status().expect("kill runs");
-        self.process.wait().expect("it ends").code()
+        let asked = Instant::now();
+        loop {
+            if let Some(ended) = self.process.try_wait().expect("a process") {
+                return ended.code();
+            }
+            assert!(asked.elapsed() < Duration::from_secs(60), "the service did not end in 60 s");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Peak memory in bytes.

@@ -1,7 +1,11 @@
 //! The closed loop, small: the system beats its baselines before true tastes, the same seed gives the same result, and a planted
 //! regression is found, rolled back and cured.
 
-use std::{fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use serde_json::Value;
 
@@ -64,6 +68,25 @@ fn true_tastes_prefer_the_two_tower_and_nothing_wrong_means_no_alarm() {
     assert_eq!(Some(lines("intake/served")), result["lists"].as_u64());
     assert_eq!(Some(lines("intake/events")), result["events"].as_u64());
     assert!(fs::read_to_string(out.join("simulation.md")).expect("a page").contains("| two-tower |"));
+    // Random lists are drawn every night: of 300 artists, ten and ten others have a third of one in common.
+    let [before, after] =
+        ["day-001", "day-002"].map(|day| random_lists(&out.join(format!("intake/served/{day}.jsonl"))));
+    let both: Vec<usize> =
+        before.iter().filter_map(|(user, list)| Some(list.intersection(after.get(user)?).count())).collect();
+    let common: usize = both.iter().sum();
+    assert!(!both.is_empty() && common < 2 * both.len(), "{common} artists in common in {} pairs of lists", both.len());
+}
+
+/// The last list of each user of the random arm.
+fn random_lists(file: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let text = fs::read_to_string(file).expect("shipped lists");
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let list = |line: Value| {
+        let items =
+            line["items"].as_array().expect("items").iter().map(|item| item.as_str().expect("an id").to_owned());
+        (line["user"].as_str().expect("a pseudonym").to_owned(), items.collect::<BTreeSet<String>>())
+    };
+    lines.filter(|line| line["variant"] == "random").map(list).collect()
 }
 
 #[test]

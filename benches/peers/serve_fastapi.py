@@ -1,15 +1,17 @@
 """The job of `duet serve` in FastAPI, PyTorch and faiss, over the same bundle: a user's last items are embedded, pooled with decay,
 put through a tower of the bundle's sizes, searched for among the item vectors, seen items left out, and named.
 
-The tower's weights are made up (its cost does not depend on them); vectors, histories, ids and names are the bundle's. faiss' IVF is
-given the fewest lists to probe with which it finds 99 % of the exact ten best for the bundle's user vectors. Needs fastapi, uvicorn,
-torch, faiss-cpu, numpy, pyarrow.
+The tower's weights are made up (its cost does not depend on them), and it leaves out what is known of a user beside the history; its
+sizes, vectors, histories, ids and names are the bundle's, whose encoder must be `mean`. faiss' IVF is given the fewest lists to probe
+with which it finds 99 % of the exact ten best for the bundle's user vectors. Needs fastapi, orjson, uvicorn, uvloop, httptools, torch,
+faiss-cpu, numpy, pyarrow.
 
     python serve_fastapi.py BUNDLE --port 8090 --workers 2     # then: duet load --url http://127.0.0.1:8090 --users @ids --rate 500
 """
 
 import argparse
 import os
+import tomllib
 import uuid
 from pathlib import Path
 
@@ -21,9 +23,6 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import ORJSONResponse
 
-WINDOW, HIDDEN, HALF_LIFE = 64, 256, 16.0
-
-
 def vectors(path):
     table = pq.read_table(path)
     rows = table["vector"].combine_chunks()
@@ -31,21 +30,29 @@ def vectors(path):
 
 
 class Tower(torch.nn.Module):
-    def __init__(self, items, dim):
+    def __init__(self, items, dim, hidden, normalise):
         super().__init__()
         self.table = torch.nn.Embedding(items, dim)
-        self.layers = torch.nn.Sequential(
-            torch.nn.Linear(dim, HIDDEN), torch.nn.GELU(), torch.nn.Linear(HIDDEN, HIDDEN), torch.nn.GELU(), torch.nn.Linear(HIDDEN, dim)
-        )
+        self.residual = None
+        if hidden > 0:
+            self.residual = torch.nn.Sequential(torch.nn.Linear(dim, hidden), torch.nn.GELU(), torch.nn.Linear(hidden, dim))
+        self.normalise = normalise
 
     def forward(self, history, weights):
-        pooled = (self.table(history) * weights.unsqueeze(1)).sum(0)
-        return torch.nn.functional.normalize(pooled + self.layers(pooled), dim=0)
+        vector = (self.table(history) * weights.unsqueeze(1)).sum(0)
+        if self.residual is not None:
+            vector = vector + self.residual(vector)
+        return torch.nn.functional.normalize(vector, dim=0) if self.normalise else vector
 
 
 class Service:
     def __init__(self, bundle):
         bundle = Path(bundle)
+        config = tomllib.loads((bundle / "config.toml").read_text())
+        model = config["model"]
+        if model["encoder"] != "mean":
+            raise SystemExit(f"{bundle}: its encoder is {model['encoder']!r}; expected 'mean'")
+        self.window, self.half_life = config["data"]["window"], model["half_life"]
         self.item_ids, items = vectors(bundle / "items.parquet")
         user_ids, users = vectors(bundle / "users.parquet")
         self.users = {user: row for row, user in enumerate(user_ids)}
@@ -57,7 +64,7 @@ class Service:
         # The bias, where there is one, is the last component on both sides; inner product as duet's.
         self.dim = items.shape[1]
         self.index = self.tuned(items, users)
-        self.tower = Tower(len(items), self.dim).eval()
+        self.tower = Tower(len(items), self.dim, model["hidden"], model["normalise"]).eval()
 
     @staticmethod
     def tuned(items, users):
@@ -77,9 +84,9 @@ class Service:
     def recommend(self, user_id, k):
         row = self.users.get(user_id)
         played = self.played[self.offsets[row] : self.offsets[row + 1]] if row is not None else self.played[:0]
-        history = torch.from_numpy(played[-WINDOW:])
+        history = torch.from_numpy(played[-self.window :])
         age = torch.arange(len(history) - 1, -1, -1, dtype=torch.float32)
-        weights = torch.exp2(-age / HALF_LIFE)
+        weights = torch.exp2(-age / self.half_life) if self.half_life > 0 else torch.ones(len(history))
         vector = self.tower(history, weights / weights.sum().clamp(min=1e-9)).numpy()
         seen = set(played.tolist())
         scores, found = self.index.search(vector[None, :], k + len(seen))

@@ -1,6 +1,6 @@
 //! Regressions to be found: bundles that pass every check of their own, and serve badly.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
 use arrow::{
@@ -116,7 +116,7 @@ fn rotate_ids(path: &Path, ids: &[String]) -> Result<()> {
     let whole = concat_batches(&schema, &batches).map_err(|error| broken(&error))?;
     let mut columns: Vec<ArrayRef> = whole.columns().to_vec();
     let id = schema.index_of("id").map_err(|error| broken(&error))?;
-    columns[id] = std::sync::Arc::new(StringArray::from_iter_values(ids));
+    columns[id] = Arc::new(StringArray::from_iter_values(ids));
     let rotated = RecordBatch::try_new(schema.clone(), columns).map_err(|error| broken(&error))?;
     let file = std::fs::File::create(path).map_err(Error::io(path))?;
     let mut writer = ArrowWriter::try_new(file, schema, None).map_err(|error| broken(&error))?;
@@ -128,6 +128,24 @@ fn rotate_ids(path: &Path, ids: &[String]) -> Result<()> {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_move_and_what_stands_beside_them_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("users.parquet");
+        let text = |values: [&str; 3]| Arc::new(StringArray::from_iter_values(values)) as ArrayRef;
+        let table =
+            |ids| RecordBatch::try_from_iter([("id", text(ids)), ("country", text(["AT", "BE", "CH"]))]).unwrap();
+        let mut writer =
+            ArrowWriter::try_new(fs::File::create(&path).unwrap(), table(["u1", "u2", "u3"]).schema(), None).unwrap();
+        writer.write(&table(["u1", "u2", "u3"])).unwrap();
+        writer.close().unwrap();
+        rotate_ids(&path, &["u3", "u1", "u2"].map(str::to_owned)).unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        let mut batches = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+        assert_eq!(batches.next().unwrap().unwrap(), table(["u3", "u1", "u2"]));
+        assert!(batches.next().is_none());
+    }
 
     #[test]
     fn shuffling_moves_rows_and_loses_none() {

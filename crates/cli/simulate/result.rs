@@ -92,7 +92,7 @@ pub(super) struct ArmTotal {
 #[serde(rename_all = "snake_case")]
 pub(super) enum Finding {
     Holds,
-    /// The interval of the difference holds zero: more users or days would tell.
+    /// The interval of the difference holds zero, or the days ended too soon: more users or days would tell.
     Undecided,
     Fails,
 }
@@ -360,19 +360,29 @@ pub(super) fn of_alarms(setting: &Setting, days: &[Day], shares: &Shares, of: &B
         });
     }
     let found = first_alarm(plant_day);
-    let last = plant_day + setting.within - 1;
+    let last = plant_day.saturating_add(setting.within - 1);
     verdicts.push(Verdict {
         name: "the regression is found".to_owned(),
-        finding: if found.is_some_and(|day| day <= last) { Finding::Holds } else { Finding::Fails },
+        finding: match found {
+            Some(day) if day <= last => Finding::Holds,
+            // There was still time.
+            None if last > setting.days => Finding::Undecided,
+            _ => Finding::Fails,
+        },
         sentence: match found {
             Some(day) => format!(
                 "{} was served from day {plant_day}; the alarm came on the evening of day {day} (day {last} at the latest), at a false-alarm rate of {rate}.",
                 plant.as_str()
             ),
-            None => format!("{} was served from day {plant_day}, and no alarm came.", plant.as_str()),
+            None => format!(
+                "{} was served from day {plant_day}, and no alarm came until day {} (day {last} at the latest).",
+                plant.as_str(),
+                setting.days
+            ),
         },
     });
     let sound_again = days.iter().find(|day| day.day > plant_day && day.planted.is_none()).map(|day| day.day);
+    let recovers = "clicks recover".to_owned();
     if let Some(again) = sound_again {
         let planted = click_rate(&users(ARMS[0], shares, of, |day| (plant_day..again).contains(&day)));
         let after = click_rate(&users(ARMS[0], shares, of, |day| day >= again));
@@ -380,7 +390,7 @@ pub(super) fn of_alarms(setting: &Setting, days: &[Day], shares: &Shares, of: &B
         let error = planted.1.hypot(after.1);
         let gain = Interval::around(after.0 - planted.0, if error.is_finite() { error } else { 100.0 });
         verdicts.push(Verdict {
-            name: "clicks recover".to_owned(),
+            name: recovers,
             finding: Finding::of(gain),
             sentence: format!(
                 "Two-tower: {:.2} clicks per 100 impressions before, {:.2} with the regression, {:.2} with the challenger that was \
@@ -390,6 +400,12 @@ pub(super) fn of_alarms(setting: &Setting, days: &[Day], shares: &Shares, of: &B
                 after.0,
                 gain.shown(2)
             ),
+        });
+    } else {
+        verdicts.push(Verdict {
+            name: recovers,
+            finding: Finding::Undecided,
+            sentence: "No day with a sound bundle followed the regression.".to_owned(),
         });
     }
     verdicts
@@ -558,5 +574,46 @@ mod tests {
         let totals = totals(&days, &shares, &of);
         let two_tower = totals.first().unwrap();
         assert_eq!((two_tower.arm.as_str(), two_tower.clicks, two_tower.left), ("two-tower", 3, 0));
+    }
+
+    #[test]
+    fn a_regression_that_is_not_found_yet_is_no_failure() {
+        let findings = |days: u32, within: u32, alarm: Option<u32>| {
+            let setting = Setting {
+                seed: 1,
+                users: 2,
+                artists: 2,
+                genres: 2,
+                history_days: 2,
+                days,
+                list: 10,
+                habits: duet_data::world::Habits::default(),
+                shares: BTreeMap::new(),
+                plant: Some(Plant::ShuffledIndex),
+                plant_day: Some(3),
+                within,
+                false_alarm_rate: 0.05,
+            };
+            let day = |day| Day {
+                day,
+                date: String::new(),
+                bundle: String::new(),
+                planted: (day >= 3 && alarm.is_none_or(|alarm| day <= alarm)).then_some(Plant::ShuffledIndex),
+                arms: Vec::new(),
+                monitor: Look { alarm: alarm == Some(day), ..Look::default() },
+            };
+            let days: Vec<Day> = (1..=days).map(day).collect();
+            let verdicts = of_alarms(&setting, &days, &Shares::new(), &BTreeMap::new());
+            verdicts.iter().map(|verdict| verdict.finding).collect::<Vec<Finding>>()
+        };
+        use Finding::{Fails, Holds, Undecided};
+        // Found on the last evening: what comes after it is not known.
+        assert_eq!(findings(4, 2, Some(4)), [Holds, Undecided]);
+        assert_eq!(findings(4, 3, None), [Undecided, Undecided], "day 5 was in time as well");
+        assert_eq!(findings(5, 3, None), [Fails, Undecided]);
+        assert_eq!(findings(6, 3, Some(6))[0], Fails, "too late");
+        assert_eq!(findings(4, u32::MAX, None)[0], Undecided);
+        // Nobody came at all: no gain is shown.
+        assert_eq!(findings(6, 3, Some(4)), [Holds, Undecided]);
     }
 }

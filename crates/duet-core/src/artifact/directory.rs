@@ -282,6 +282,30 @@ mod tests {
     }
 
     #[test]
+    fn of_several_bad_files_the_first_by_name_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = DirWriter::create(&dir.path().join("art"), IfExists::Fail).unwrap();
+        let names: Vec<String> = (0..40).map(|number| format!("{number:02}.txt")).collect();
+        for name in &names {
+            fs::write(writer.path(name), "sound").unwrap();
+        }
+        let path = writer.publish("duet-test", 1, &Vec::<f64>::new()).unwrap();
+        let open = || Manifest::<Vec<f64>>::open(&path, "duet-test", 1);
+        open().unwrap();
+        // From the last to the first, each in another way: whatever is told must be the newest.
+        for (at, name) in names.iter().enumerate().rev() {
+            let (file, said) = (path.join(name), ["damaged", "truncated", "missing"][at % 3]);
+            match said {
+                "damaged" => fs::write(&file, "soUnd").unwrap(),
+                "truncated" => fs::write(&file, "sou").unwrap(),
+                _ => fs::remove_file(&file).unwrap(),
+            }
+            let error = open().unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains(said), "{name}: {error}");
+        }
+    }
+
+    #[test]
     fn nothing_but_our_own_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("art");

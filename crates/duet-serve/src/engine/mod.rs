@@ -20,6 +20,7 @@ use duet_core::{
     config::Config,
     encoding::EncodedTable,
     ids::IdMap,
+    mixing::splitmix64,
     table::{ColumnValues, FeatureTable},
 };
 use duet_data::dataset::Timeline;
@@ -193,6 +194,7 @@ impl Engine {
             None => Vec::new(),
         };
         let counts = item_counts(&timeline, items.len());
+        let data_until_ms = timeline.timestamps_ms.iter().copied().max().unwrap_or(i64::MIN);
         let mut baselines: BTreeMap<String, Box<dyn Recommender>> = BTreeMap::new();
         for name in &options.baselines {
             let baseline: Baseline = name.parse()?;
@@ -202,7 +204,12 @@ impl Engine {
                 let active_items = counts.iter().filter(|&&count| count > 0).count();
                 Materials { oracle: None, content: None, has_time: run.dataset.has_time, active_items }
             };
-            let seed = config.train.seed;
+            // Random lists are drawn anew for each bundle: the same ones day after day would lose what listeners like to their clicks, keep
+            // the rest, and be worse than chance.
+            let seed = match baseline {
+                Baseline::Random => config.train.seed ^ splitmix64(data_until_ms as u64),
+                _ => config.train.seed,
+            };
             let parameters = Parameters::of(baseline, config.fallback.trending_days, seed);
             let events = Interactions::new(&timeline.offsets, &timeline.items, &timeline.timestamps_ms, items.len())?;
             baselines.insert(name.clone(), baseline.build(&events, &materials, &parameters, seed)?);
@@ -217,7 +224,7 @@ impl Engine {
         Ok(Self {
             bundle,
             options: options.clone(),
-            data_until_ms: timeline.timestamps_ms.iter().copied().max().unwrap_or(i64::MIN),
+            data_until_ms,
             config,
             items,
             users: users.ids,

@@ -38,6 +38,7 @@ export class Shelf {
     this.list = null;
     this.pressed = [];
     this.turn = 0;
+    this.stopped = false;
     this.seen = new IntersectionObserver((entries) => this.shown(entries), { threshold: 0.5 });
   }
 
@@ -187,9 +188,11 @@ export class Shelf {
     try {
       await this.send();
     } catch (error) {
-      this.lost.show(error, () => this.deliver());
+      if (!this.stopped) this.lost.show(error, () => this.deliver());
       return;
     }
+    // Who pressed has logged out: the events arrived, and what is shown now is somebody else's.
+    if (this.stopped) return;
     this.lost.clear();
     const pressed = this.pressed.splice(0);
     if (pressed.length === 0 || this.outbox.off !== null) return;
@@ -211,7 +214,7 @@ export class Shelf {
     this.panel.setAttribute("aria-busy", "true");
     this.pressed.push({ words, done });
     await this.deliver();
-    this.panel.removeAttribute("aria-busy");
+    if (!this.stopped) this.panel.removeAttribute("aria-busy");
   }
 
   // Which button of which item has the keyboard, so that a new list leaves it there.
@@ -231,10 +234,12 @@ export class Shelf {
 
   stop() {
     this.turn += 1;
+    this.stopped = true;
     clearTimeout(this.sending);
     this.seen.disconnect();
     this.notice.clear();
     this.lost.clear();
+    this.panel.removeAttribute("aria-busy");
     this.panel.replaceChildren();
   }
 }
