@@ -12,10 +12,7 @@ use std::{collections::HashMap, fmt, path::PathBuf, time::Duration};
 
 use duet_core::{Error, Result, condition::Condition, table::FeatureTable};
 use tokio::runtime::Runtime;
-use tokio_postgres::{
-    Client, Statement,
-    types::{ToSql, Type},
-};
+use tokio_postgres::{Client, Statement, types::ToSql};
 
 use super::{VectorTable, Version, columns, look, vector::Components};
 use crate::accounts::{Failure, Session, runtime};
@@ -321,15 +318,9 @@ impl Open {
         let mut list = Vec::with_capacity(rows.len());
         let mut oid = None;
         for row in &rows {
-            let number = |at: usize, expected: &Type| {
-                let found = row.columns()[at].type_();
-                (found == expected).then_some(()).ok_or_else(|| {
-                    Error::data(place, format!("column {at} of an answer is {found}; expected {expected}"))
-                })
-            };
-            (number(0, &Type::OID)?, number(1, &Type::INT4)?, number(2, &Type::FLOAT8)?);
-            let (item, distance): (i32, f64) = (row.get(1), row.get(2));
-            oid = Some(row.get(0));
+            let (item, distance): (i32, f64) =
+                (row.try_get(1).map_err(failed)?, row.try_get(2).map_err(failed)?);
+            oid = Some(row.try_get(0).map_err(failed)?);
             let item = u32::try_from(item).map_err(|_| Error::data(place, "column item holds a number below 0"))?;
             // pgvector's <#> is the negative of the inner product: its indexes only go upwards.
             list.push((item, -distance as f32));
