@@ -154,6 +154,11 @@ impl TableSearcher {
         Ok(self.session.as_ref().map_or("", |open| &open.version.text))
     }
 
+    /// Whether the index goes on until conditions have let enough rows through; false before [`Self::connect`].
+    pub fn is_iterative(&self) -> bool {
+        self.session.as_ref().is_some_and(|open| open.version.is_iterative())
+    }
+
     /// The best items, best first, each with its inner product. `items` are the bundle's: their columns name those of conditions.
     ///
     /// # Errors
@@ -318,8 +323,7 @@ impl Open {
         let mut list = Vec::with_capacity(rows.len());
         let mut oid = None;
         for row in &rows {
-            let (item, distance): (i32, f64) =
-                (row.try_get(1).map_err(failed)?, row.try_get(2).map_err(failed)?);
+            let (item, distance): (i32, f64) = (row.try_get(1).map_err(failed)?, row.try_get(2).map_err(failed)?);
             oid = Some(row.try_get(0).map_err(failed)?);
             let item = u32::try_from(item).map_err(|_| Error::data(place, "column item holds a number below 0"))?;
             // pgvector's <#> is the negative of the inner product: its indexes only go upwards.
