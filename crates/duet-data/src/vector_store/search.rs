@@ -263,7 +263,12 @@ async fn own_table(
     place: &std::path::Path,
     bundle: &str,
 ) -> Result<u32, Attempt> {
-    match look(client, place, &target.table).await? {
+    let mut found = look(client, place, &target.table).await?;
+    if !matches!(found, Some((_, Some(_)))) {
+        // A rename in the midst of a statement: its name was known already, its rows were not.
+        found = look(client, place, &target.table).await?;
+    }
+    match found {
         Some((oid, Some(record))) if record.duet_bundle == bundle => Ok(oid),
         Some((_, Some(record))) => {
             let other = record.duet_bundle;
