@@ -1,7 +1,7 @@
 //! Item vectors in a Postgres table with the extension `vector` (pgvector), for catalogues that outgrow one machine's memory or
 //! that other programs search too.
 //!
-//! * [`write`](write::write): the items of a bundle as a new table with an HNSW index, put into its place by a rename: a reader sees
+//! * [`write`](fn@write): the items of a bundle as a new table with an HNSW index, put into its place by a rename: a reader sees
 //!   the old table or the new one, whole.
 //! * [`TableSearcher`]: the best items by inner product, with conditions on the catalogue's columns and without excluded items, from
 //!   the table of one bundle and no other.

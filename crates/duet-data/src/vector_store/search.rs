@@ -8,7 +8,12 @@
 //!   between two searches is noticed by the next, and no list mixes two.
 //! * A lost connection is made anew, once a search.
 
-use std::{collections::HashMap, fmt, path::PathBuf, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use duet_core::{Error, Result, condition::Condition, table::FeatureTable};
 use tokio::runtime::Runtime;
@@ -19,6 +24,8 @@ use crate::accounts::{Failure, Session, runtime};
 
 /// Statements kept in a session: one for each combination of columns in conditions.
 const STATEMENTS: usize = 64;
+/// A server that says nothing for so long, beyond the time it was given, is as good as gone.
+const SILENCE: Duration = Duration::from_secs(10);
 /// The largest `hnsw.ef_search`.
 const EF_MOST: usize = 1_000;
 
@@ -148,8 +155,9 @@ impl TableSearcher {
     /// [`SearchFailure`].
     pub fn connect(&mut self) -> Result<&str, SearchFailure> {
         if self.session.is_none() {
-            let connected = self.runtime.block_on(connect(&self.target, &self.options));
-            self.session = Some(connected.map_err(|failure| self.told(Attempt::Failed(failure)))?);
+            let connecting = async { Ok(connect(&self.target, &self.options).await?) };
+            let connected = self.runtime.block_on(within(&self.options, connecting));
+            self.session = Some(connected.map_err(|failure| self.told(failure))?);
         }
         Ok(self.session.as_ref().map_or("", |open| &open.version.text))
     }
@@ -166,19 +174,18 @@ impl TableSearcher {
     pub fn search(&mut self, items: &FeatureTable, query: &TableQuery<'_>) -> Result<Vec<(u32, f32)>, SearchFailure> {
         let Self { target, place, bundle, options, runtime, session } = self;
         let had = session.is_some();
-        let mut attempt = runtime.block_on(async {
+        let mut attempt = runtime.block_on(within(options, async {
             if session.is_none() {
                 *session = Some(connect(target, options).await?);
             }
             find(session, target, place, bundle, options, items, query).await
-        });
+        }));
         // A server that was started anew leaves connections that are dead and don't know it.
         if had && matches!(attempt, Err(Attempt::Failed(Failure::Lost(_)))) {
-            *session = None;
-            attempt = runtime.block_on(async {
+            attempt = runtime.block_on(within(options, async {
                 *session = Some(connect(target, options).await?);
                 find(session, target, place, bundle, options, items, query).await
-            });
+            }));
         }
         if matches!(attempt, Err(Attempt::Failed(_))) {
             *session = None;
@@ -192,6 +199,14 @@ impl TableSearcher {
             Attempt::Failed(failure) => SearchFailure::Failed(failure.into_error(&self.place)),
         }
     }
+}
+
+/// Gives up on a server that is silent.
+async fn within<T>(options: &SearcherOptions, work: impl Future<Output = Result<T, Attempt>>) -> Result<T, Attempt> {
+    let Some(limit) = options.statement_timeout.map(|timeout| timeout + SILENCE) else { return work.await };
+    tokio::time::timeout(limit, work)
+        .await
+        .unwrap_or_else(|_| Err(Failure::Lost(format!("no answer within {} s", limit.as_secs())).into()))
 }
 
 async fn connect(target: &VectorTable, options: &SearcherOptions) -> Result<Open, Failure> {
@@ -213,7 +228,7 @@ async fn connect(target: &VectorTable, options: &SearcherOptions) -> Result<Open
 async fn find(
     session: &mut Option<Open>,
     target: &VectorTable,
-    place: &std::path::Path,
+    place: &Path,
     bundle: &str,
     options: &SearcherOptions,
     items: &FeatureTable,
@@ -257,12 +272,7 @@ async fn find(
 }
 
 /// The number of the table, if it is the bundle's.
-async fn own_table(
-    client: &Client,
-    target: &VectorTable,
-    place: &std::path::Path,
-    bundle: &str,
-) -> Result<u32, Attempt> {
+async fn own_table(client: &Client, target: &VectorTable, place: &Path, bundle: &str) -> Result<u32, Attempt> {
     let mut found = look(client, place, &target.table).await?;
     if !matches!(found, Some((_, Some(_)))) {
         // A rename in the midst of a statement: its name was known already, its rows were not.
@@ -284,7 +294,7 @@ impl Open {
     async fn rows(
         &mut self,
         target: &VectorTable,
-        place: &std::path::Path,
+        place: &Path,
         options: &SearcherOptions,
         items: &FeatureTable,
         query: &TableQuery<'_>,
@@ -323,7 +333,7 @@ impl Open {
         let exclude: Vec<i32> = query.exclude.iter().filter_map(|&item| i32::try_from(item).ok()).collect();
         let (vector, limit) = (Components(query.vector), i64::try_from(query.k).unwrap_or(i64::MAX));
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&vector, &exclude, &limit];
-        parameters.extend(values.iter().map(AsRef::as_ref));
+        parameters.extend(values.iter().map(|value| &**value as &(dyn ToSql + Sync)));
         let rows = self.session.client.query(&statement, &parameters).await.map_err(failed)?;
         let mut list = Vec::with_capacity(rows.len());
         let mut oid = None;

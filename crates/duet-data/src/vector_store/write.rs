@@ -186,7 +186,7 @@ async fn copy(client: &Client, place: &Path, table: &str, contents: &TableConten
             .collect::<Result<_>>()
             .map_err(bad)?;
         let mut values: Vec<&(dyn ToSql + Sync)> = vec![&item, &id, &name, &vector];
-        values.extend(features.iter().map(AsRef::as_ref));
+        values.extend(features.iter().map(|value| &**value as &(dyn ToSql + Sync)));
         writer.as_mut().write(&values).await.map_err(failed)?;
     }
     writer.finish().await.map_err(failed)?;
