@@ -56,7 +56,8 @@ pub struct TableQuery<'a> {
     pub conditions: &'a [Condition],
     /// Rows that must not be returned.
     pub exclude: &'a [u32],
-    /// Items for which the conditions hold: a list that is shorter than it need be is looked for again, exactly.
+    /// Items for which the conditions hold and that are not excluded: a list that is shorter than it need be is looked for again,
+    /// exactly.
     pub allowed: usize,
 }
 
@@ -240,7 +241,7 @@ async fn find(
     if open.oid.is_none() {
         open.oid = Some(own_table(&open.session.client, target, place, bundle).await?);
     }
-    let possible = query.allowed.saturating_sub(query.exclude.len()).min(query.k);
+    let possible = query.allowed.min(query.k);
     let is_approximate = query.conditions.is_empty() || open.version.is_iterative();
     for is_exact in [false, true] {
         if !is_exact && !is_approximate {

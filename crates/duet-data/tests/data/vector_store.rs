@@ -132,6 +132,7 @@ fn what_is_allowed_comes_back_with_its_score_and_filters_are_exact() {
             for (k, exclude) in [(10, &[][..]), (25, &[17, 18, 117, 2_950, 2_951])] {
                 let allowed = (0..items.len())
                     .filter(|&row| conditions.iter().all(|condition| condition.holds(&items, row)))
+                    .filter(|&row| !exclude.contains(&(row as u32)))
                     .count();
                 let query = TableQuery { vector, k, conditions: &conditions, exclude, allowed };
                 let (found, expected) = (searcher.search(&items, &query).unwrap(), exact(&items, &vectors, &query));
@@ -165,7 +166,7 @@ fn more_exclusions_than_the_index_has_in_view_leave_k_rows() {
     let all = TableQuery { vector, k: 1_500, conditions: &[], exclude: &[], allowed: 3_000 };
     let mut exclude: Vec<u32> = exact(&items, &vectors, &all).iter().map(|(row, _)| *row).collect();
     exclude.sort_unstable();
-    let query = TableQuery { k: 10, exclude: &exclude, ..all };
+    let query = TableQuery { k: 10, exclude: &exclude, allowed: 1_500, ..all };
     let found = store.searcher("b").search(&items, &query).unwrap();
     assert_eq!(found.len(), 10);
     assert!(found.iter().all(|(row, _)| exclude.binary_search(row).is_err()));

@@ -222,7 +222,10 @@ impl TableThread {
             k,
             conditions: draft.request.conditions.clone(),
             exclude: allowed.exclude.iter().map(|item| item.0).collect(),
-            allowed: allowed.filter.map_or(items, |filter| filter.count()),
+            allowed: match allowed.filter {
+                None => items.saturating_sub(allowed.exclude.len()),
+                Some(filter) => filter.count() - allowed.exclude.iter().filter(|item| filter.contains(**item)).count(),
+            },
         };
         self.jobs.send(job).map_err(|_| FAILED)?;
         match self.lists.recv_timeout(budget) {
