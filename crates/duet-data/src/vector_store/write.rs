@@ -96,7 +96,7 @@ async fn transaction(
     let TableContents { bundle, items, dim, .. } = *contents;
     let failed = |error| Failure::new(place, &error);
     let pgvector = Version::of(client, place).await?.text;
-    client.batch_execute("BEGIN").await.map_err(failed)?;
+    client.batch_execute("BEGIN; SET LOCAL statement_timeout = 0").await.map_err(failed)?;
     // Two exports of one table go one after the other.
     let lock = format!("duet export-vectors {table}");
     client.execute("SELECT pg_advisory_xact_lock(hashtext($1))", &[&lock]).await.map_err(failed)?;
