@@ -12,7 +12,7 @@ use std::{
 use crate::workshop::{Done, command, duet};
 
 /// Every command of `duet`.
-const COMMANDS: [&str; 28] = [
+const COMMANDS: [&str; 29] = [
     "demo",
     "world",
     "import",
@@ -31,6 +31,7 @@ const COMMANDS: [&str; 28] = [
     "monitor",
     "recommend",
     "precompute",
+    "export-vectors",
     "similar",
     "simulate",
     "inspect",

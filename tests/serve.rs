@@ -87,7 +87,7 @@ fn an_unknown_listener_and_a_wrong_question_are_answered() {
         ("/v1/users/a/recommendations?kind=song", 400, "bad_request", "song"),
         ("/v1/users/a/recommendations?filter=nothing", 400, "bad_request", "column"),
         ("/v1/artists/none/similar", 404, "not_found", "none"),
-        ("/v2", 404, "not_found", "/v2"),
+        ("/v2", 404, "not_found", "openapi.json"),
     ] {
         let answer = client.get(path).expect(status).json();
         assert_eq!(answer["error_type"], kind, "{path}: {answer}");
@@ -432,6 +432,7 @@ fn behind_a_proxy_a_replica_may_die_and_nobody_notices() {
              access_log off;
              client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
              upstream duet {{ {upstream} keepalive 16; }}
+             keepalive_requests 1000000;
              server {{
                  listen 127.0.0.1:{port};
                  location / {{

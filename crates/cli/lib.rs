@@ -18,6 +18,7 @@ mod demo;
 mod embed;
 mod engine;
 mod evaluate;
+mod export_vectors;
 mod forget;
 mod import;
 mod ingest;
@@ -84,6 +85,7 @@ enum Command {
     Monitor(monitor::MonitorArgs),
     Recommend(recommend::RecommendArgs),
     Precompute(precompute::PrecomputeArgs),
+    ExportVectors(export_vectors::ExportVectorsArgs),
     Similar(similar::SimilarArgs),
     Simulate(simulate::SimulateArgs),
     Inspect(inspect::InspectArgs),
@@ -162,6 +164,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
             Command::Monitor(args) => monitor::run(args, out),
             Command::Recommend(args) => recommend::run(args, out),
             Command::Precompute(args) => precompute::run(args, out),
+            Command::ExportVectors(args) => export_vectors::run(args, out),
             Command::Similar(args) => similar::run(args, out),
             Command::Simulate(args) => simulate::run(args, out),
             Command::Inspect(args) => inspect::run(args, out),

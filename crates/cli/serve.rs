@@ -37,6 +37,9 @@ pub(crate) struct ServeArgs {
     /// Log the served lists in this directory.
     #[arg(long, value_name = "DIR")]
     served_log: Option<String>,
+    /// Look for candidates in the table that `duet export-vectors` wrote (engine.retriever_table) instead of in the bundle's index.
+    #[arg(long, value_name = "postgres://HOST/DATABASE")]
+    retriever: Option<String>,
 }
 
 impl ServeArgs {
@@ -48,6 +51,7 @@ impl ServeArgs {
             ("user_key", &self.user_key),
             ("events.dir", &self.events),
             ("served_log.dir", &self.served_log),
+            ("engine.retriever", &self.retriever),
         ];
         // As TOML: a directory called 2025 is no number.
         let quoted = |(key, value): (&str, &Option<String>)| {

@@ -3,6 +3,7 @@
 //! * [`ids`]: external ids (strings, as the source system writes them) and dense indices (rows of a table).
 //! * [`event`]: the JSON event contract of a click stream.
 //! * [`schema`] and [`table`]: declared feature columns and their values in memory.
+//! * [`condition`]: `genre=rock` and the like, on the rows of a table.
 //! * [`encoding`]: raw feature values to model inputs; the same code trains and serves.
 //! * [`config`]: TOML to a validated training configuration.
 //! * [`layers`]: how configuration files and settings are put over a default that knows every key.
@@ -16,6 +17,7 @@
 //! Nothing here trains, searches or talks to a network.
 
 pub mod artifact;
+pub mod condition;
 pub mod config;
 pub mod encoding;
 pub mod error;

@@ -1,5 +1,5 @@
 //! Everything between raw data and training batches: importers, the synthetic world, the raw zone and what fills it,
-//! accounts without personal data, prepare, splits and the dataset on disk.
+//! accounts without personal data, prepare, splits, the dataset on disk, and item vectors in a Postgres table.
 
 pub mod accounts;
 pub mod dataset;
@@ -11,4 +11,5 @@ pub mod quality;
 pub mod raw;
 pub mod split;
 pub mod store;
+pub mod vector_store;
 pub mod world;

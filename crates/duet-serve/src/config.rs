@@ -13,6 +13,8 @@ use duet_core::{Error, Result, layers};
 use fs_err as fs;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::engine::RetrieverOptions;
+
 /// The commented default configuration.
 pub const DEFAULT: &str = include_str!("../../../configs/serve.toml");
 
@@ -67,6 +69,10 @@ pub struct EngineConfig {
     pub rerank_candidates: usize,
     pub rerank_budget_ms: u64,
     pub filter_cache: usize,
+    pub retriever: String,
+    pub retriever_table: String,
+    pub retriever_budget_ms: u64,
+    pub retriever_ef_search: usize,
 }
 
 /// `[limits]`
@@ -251,6 +257,9 @@ impl ServeConfig {
         check(engine.workers <= 4096, "engine.workers", "at most 4096")?;
         check((1..=1024).contains(&engine.max_batch), "engine.max_batch", "between 1 and 1024")?;
         check(engine.rerank_candidates >= 1, "engine.rerank_candidates", "at least 1")?;
+        RetrieverOptions::of(engine)?;
+        check((1..=10_000).contains(&engine.retriever_budget_ms), "engine.retriever_budget_ms", "between 1 and 10000")?;
+        check((1..=1_000).contains(&engine.retriever_ef_search), "engine.retriever_ef_search", "between 1 and 1000")?;
         for (key, value) in [
             ("limits.queue", limits.queue),
             ("limits.concurrent", limits.concurrent),
@@ -370,6 +379,14 @@ mod tests {
         assert!(message("", &["tls.key=key.pem"]).contains("tls.certificate"));
         assert!(message("", &["listen=here"]).contains("HOST:PORT"));
         assert!(message("", &["bundle="]).contains("s3://"));
+        let error = message("", &["engine.retriever=http://user:secret@host/"]);
+        assert!(
+            error.contains("engine.retriever") && error.contains("postgres://") && !error.contains("secret"),
+            "{error}"
+        );
+        let table = ["engine.retriever=postgres://host/db", "engine.retriever_table=a."];
+        assert!(message("", &table).contains("SCHEMA.TABLE"));
+        assert!(message("", &["engine.retriever_budget_ms=0"]).contains("between 1"));
         let variant = |share: &str, more: &str| {
             format!("[[variants]]\nname = \"a\"\nshare = {share}\nrecommender = \"trending\"\nrerank = false\n{more}")
         };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use duet_core::{ItemIdx, UserIdx};
+use duet_core::{ItemIdx, UserIdx, condition::Condition};
 use duet_retrieval::ItemFilter;
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +56,8 @@ pub struct ListRequest {
     pub exclude_seen: bool,
     /// Which items may be shown; all, where there is none.
     pub filter: Option<Arc<ItemFilter>>,
+    /// The filter as conditions on the items' columns, where a database searches; see [`crate::engine::Engine::conditions`].
+    pub conditions: Vec<Condition>,
     /// Whether reasons are wanted.
     pub explain: bool,
     /// By which recommender.

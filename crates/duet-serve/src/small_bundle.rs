@@ -168,6 +168,7 @@ pub(crate) fn request(listener: Listener) -> ListRequest {
         k: 10,
         exclude_seen: true,
         filter: None,
+        conditions: Vec::new(),
         explain: false,
         variant: variant(Arm::TwoTower, false),
         now_ms: 0,

@@ -1,4 +1,5 @@
-//! A worker's state over one engine: the towers made ready, working memory, the re-ranker's thread. Answers batches.
+//! A worker's state over one engine: the towers made ready, working memory, the threads of the re-ranker and of a database that is
+//! searched. Answers batches.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use duet_train::embedding_pass::UserEmbedder;
 use crate::{
     engine::Engine,
     request::{Answer, ListRequest},
-    stages::{self, Draft, rerank::RerankThread, user_vector::Towers},
+    stages::{self, Draft, rerank::RerankThread, retriever::TableThread, user_vector::Towers},
 };
 
 /// Answers requests on one engine; made once a thread, for it holds working memory as large as the item table has rows.
@@ -16,17 +17,25 @@ pub struct Worker {
     engine: Arc<Engine>,
     towers: Towers,
     reranking: Option<RerankThread>,
+    /// Where candidates are looked for before the bundle's own index.
+    table: Option<TableThread>,
 }
 
 impl Worker {
     /// Makes an engine's towers ready.
     pub fn new(engine: Arc<Engine>) -> Self {
+        let table = engine.retriever.as_ref().map(TableThread::start);
+        Self { table, ..Self::alone(engine) }
+    }
+
+    /// The same with nothing but the bundle: candidates are those of its own index.
+    pub(crate) fn alone(engine: Arc<Engine>) -> Self {
         let towers = UserEmbedder::new(Arc::clone(&engine.model));
         let reranking = engine.reranker.as_ref().and_then(|reranker| {
             let thread = RerankThread::start(Arc::clone(reranker));
             thread.inspect_err(|error| tracing::error!(%error, "lists go on without the re-ranker")).ok()
         });
-        Self { engine, towers, reranking }
+        Self { engine, towers, reranking, table: None }
     }
 
     /// The engine that answers.
@@ -40,7 +49,7 @@ impl Worker {
         let mut drafts: Vec<Draft<'_>> = batch.iter().map(Draft::new).collect();
         stages::history::run(engine, &mut drafts);
         stages::user_vector::run(engine, &mut self.towers, &mut drafts);
-        stages::candidates::run(engine, &mut drafts);
+        stages::candidates::run(engine, self.table.as_mut(), &mut drafts);
         stages::filters::run(engine, &mut drafts);
         stages::rerank::run(engine, self.reranking.as_mut(), &mut drafts);
         stages::diversity::run(engine, &mut drafts);

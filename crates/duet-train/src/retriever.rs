@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, fmt, path::Path, sync::Arc};
 
 use duet_core::{
     Error, ItemIdx, Result, UserIdx,
+    condition::Condition,
     config::Config,
     ids::IdMap,
     table::{ColumnValues, FeatureTable},
@@ -322,41 +323,9 @@ impl Retriever {
 /// # Errors
 /// [`Error::Input`] saying which forms, columns or values exist.
 pub fn item_filter(items: &FeatureTable, expression: &str) -> Result<ItemFilter> {
-    let (name, operator, value) = [">=", "<=", "="]
-        .iter()
-        .find_map(|operator| {
-            expression.split_once(operator).map(|(name, value)| (name.trim(), *operator, value.trim()))
-        })
-        .ok_or_else(|| {
-            Error::input(format!("filter {expression:?}: expected column=value, column>=number or column<=number"))
-        })?;
-    let plural = format!("{name}s");
-    let column = items.columns.iter().find(|column| column.name == name || column.name == plural);
-    let column = match column {
-        Some(column) => column,
-        None => items.column(name)?,
-    };
-    let allow = |allowed: &dyn Fn(usize) -> bool| ItemFilter::from_predicate(items.len(), |item| allowed(item.index()));
-    let number =
-        || value.parse::<f64>().map_err(|_| Error::input(format!("filter {expression:?}: {value:?} is not a number")));
-    let filter = match (&column.values, operator) {
-        (ColumnValues::Text(values), "=") => allow(&|item| values[item].as_deref() == Some(value)),
-        (ColumnValues::TextList(values), "=") => allow(&|item| values[item].iter().any(|one| one == value)),
-        (ColumnValues::Number(values), _) => {
-            let number = number()?;
-            allow(&|item| match operator {
-                ">=" => values[item] >= number,
-                "<=" => values[item] <= number,
-                _ => values[item] == number,
-            })
-        }
-        _ => {
-            return Err(Error::input(format!(
-                "filter {expression:?}: {} can't be compared with {operator}",
-                column.name
-            )));
-        }
-    };
+    let condition = Condition::parse(items, expression)?;
+    let filter = ItemFilter::from_predicate(items.len(), |item| condition.holds(items, item.index()));
+    let column = &items.columns[condition.column];
     if filter.count() == 0 {
         return Err(Error::input(format!(
             "filter {expression:?} allows no item{}",

@@ -28,7 +28,7 @@ pub use age::age_bucket;
 pub use key::{KEY_VARIABLE, Pseudonym, UserKey};
 pub use place::{Place, fold, locate};
 pub use postgres::{AccountColumns, Connection, PostgresSource, Retry, TableName};
-pub(crate) use postgres::{Failure, runtime};
+pub(crate) use postgres::{Failure, Session, runtime};
 
 /// Where accounts lie.
 #[derive(Debug, Clone)]

@@ -13,3 +13,4 @@ mod quality;
 mod raw;
 mod s3;
 mod services;
+mod vector_store;

@@ -73,6 +73,17 @@ pub(crate) fn postgres() -> Option<String> {
     missing(&format!("no Postgres at {}", url.rsplit('@').next().unwrap_or_default()))
 }
 
+/// The URL of a Postgres with the extension `vector`: `DUET_PGVECTOR_URL`. Debian 12 has no package of it, so that it may be missing
+/// where all other services are there.
+pub(crate) fn pgvector() -> Option<String> {
+    let Ok(url) = env::var("DUET_PGVECTOR_URL") else {
+        println!("skipped: no pgvector at DUET_PGVECTOR_URL, which is not set");
+        return None;
+    };
+    sql(&url, "CREATE EXTENSION IF NOT EXISTS vector");
+    Some(url)
+}
+
 /// Runs statements and returns the first column of every row.
 pub(crate) fn sql(url: &str, statements: &str) -> Vec<String> {
     try_sql(url, statements).unwrap_or_else(|error| panic!("{error:?} in {statements}"))
@@ -109,11 +120,15 @@ pub(crate) struct Schema {
 impl Schema {
     /// Makes a schema, if there is a server.
     pub(crate) fn create() -> Option<Self> {
+        postgres().map(Self::create_at)
+    }
+
+    /// Makes a schema in a database.
+    pub(crate) fn create_at(url: String) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let url = postgres()?;
         let name = format!("duet_test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         sql(&url, &format!("DROP SCHEMA IF EXISTS {name} CASCADE; CREATE SCHEMA {name}"));
-        Some(Self { url, name })
+        Self { url, name }
     }
 
     /// Runs statements in the schema.

@@ -17,6 +17,7 @@ use std::{
 
 use duet_core::{
     Error, ItemIdx, Result, UserIdx,
+    condition::Condition,
     config::Config,
     encoding::EncodedTable,
     ids::IdMap,
@@ -39,6 +40,8 @@ use duet_train::{
 };
 use fs_err as fs;
 
+pub use crate::stages::retriever::RetrieverOptions;
+
 use self::{filters::FilterCache, rankings::Rankings};
 use crate::{
     config::{ServeConfig, TWO_TOWER},
@@ -47,6 +50,7 @@ use crate::{
     stages::{
         self,
         rerank::{Breaker, Rerank},
+        retriever::RetrieverSource,
     },
 };
 
@@ -65,7 +69,7 @@ pub struct DiversityOptions {
 }
 
 /// What an engine is made with, beside the bundle.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct EngineOptions {
     /// Names of baselines that stand as variants.
     pub baselines: Vec<String>,
@@ -79,6 +83,8 @@ pub struct EngineOptions {
     pub segment_column: Option<String>,
     /// How lists are kept from being all of a kind.
     pub diversity: Option<DiversityOptions>,
+    /// Where candidates are looked for before the bundle's own index.
+    pub retriever: Option<RetrieverOptions>,
     /// Filters kept.
     pub filter_cache: usize,
     /// Users whose vectors the self-check compares.
@@ -94,6 +100,7 @@ impl Default for EngineOptions {
             rerank_budget: Duration::from_millis(10),
             segment_column: None,
             diversity: None,
+            retriever: None,
             filter_cache: 256,
             self_check_users: 64,
         }
@@ -118,6 +125,8 @@ impl From<&ServeConfig> for EngineOptions {
             rerank_budget: Duration::from_millis(engine.rerank_budget_ms),
             segment_column: Some(lists.segment_column.clone()).filter(|column| !column.is_empty()),
             diversity: (diversity.max_per_group > 0).then_some(diversity),
+            // A configuration that was validated has a retriever that is one.
+            retriever: RetrieverOptions::of(engine).ok().flatten(),
             filter_cache: engine.filter_cache,
             self_check_users: swap.self_check_users,
         }
@@ -145,6 +154,9 @@ pub struct Engine {
     baselines: BTreeMap<String, Box<dyn Recommender>>,
     pub(crate) reranker: Option<Arc<dyn Rerank>>,
     pub(crate) breaker: Breaker,
+    /// Makes what a worker looks for candidates with, where that is not the bundle's own index.
+    pub(crate) retriever: Option<RetrieverSource>,
+    pub(crate) retriever_breaker: Breaker,
     /// The group of every item, for diversity; empty without it.
     pub(crate) groups: Vec<u32>,
     /// Unit vectors of the items, made when somebody first asks what is alike.
@@ -221,6 +233,7 @@ impl Engine {
                     || (config.model.user_features && has_features(&users, user))
             })
             .collect();
+        let retriever = options.retriever.as_ref().map(|retriever| retriever.source(&bundle, &items));
         Ok(Self {
             bundle,
             options: options.clone(),
@@ -239,6 +252,8 @@ impl Engine {
             baselines,
             reranker: None,
             breaker: Breaker::default(),
+            retriever,
+            retriever_breaker: Breaker::default(),
             groups,
             directions: OnceLock::new(),
             filters: Mutex::new(FilterCache::new(options.filter_cache)),
@@ -306,6 +321,17 @@ impl Engine {
         let filter = self.make_filter(expressions);
         lock().put(expressions, &filter);
         filter.map(Some)
+    }
+
+    /// The expressions as conditions for a database that searches; nothing, where there is none to be asked.
+    ///
+    /// # Errors
+    /// As [`Condition::parse`].
+    pub fn conditions(&self, expressions: &[String]) -> Result<Vec<Condition>> {
+        if self.retriever.is_none() {
+            return Ok(Vec::new());
+        }
+        expressions.iter().map(|expression| Condition::parse(&self.items, expression)).collect()
     }
 
     fn make_filter(&self, expressions: &[String]) -> Result<Arc<ItemFilter>> {

@@ -57,13 +57,15 @@ impl Engine {
             k: K,
             exclude_seen: true,
             filter: None,
+            conditions: Vec::new(),
             explain: false,
             variant: Arc::clone(&variant),
             now_ms: 0,
         };
         let rows: Vec<Option<UserIdx>> = users.iter().copied().map(Some).chain([None]).collect();
         let requests: Vec<ListRequest> = rows.iter().map(|&row| request(row)).collect();
-        let answers = Worker::new(Arc::clone(self)).answer(&requests);
+        // What a database holds says nothing about the bundle.
+        let answers = Worker::alone(Arc::clone(self)).answer(&requests);
         for (row, answer) in rows.iter().zip(answers) {
             if let Some(word) = answer.degraded.first() {
                 return Err(format!("a list came out as {word}"));

@@ -394,6 +394,7 @@ fn request(app: &AppState, engine: &Engine, asked: &Asked) -> Result<ListRequest
         k: asked.k,
         exclude_seen: asked.exclude_seen,
         filter: engine.filter(&asked.filter)?,
+        conditions: engine.conditions(&asked.filter)?,
         explain: asked.explain,
         variant: Arc::clone(&asked.variant),
         now_ms: asked.now_ms,

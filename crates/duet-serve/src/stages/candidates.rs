@@ -1,6 +1,7 @@
 //! Third stage: the best items by the listener's vector, or by a baseline, or what is played now.
 //!
-//! Filters and exclusions go into the search. A batch is searched at once: the scan of the codes is shared.
+//! Filters and exclusions go into the search. A batch is searched at once: the scan of the codes is shared. Where a database was given
+//! to search in (`retriever.rs`), it is asked first, and the index of the bundle has the lists it could not make.
 
 use duet_core::{ItemIdx, Result};
 use duet_retrieval::{
@@ -8,7 +9,7 @@ use duet_retrieval::{
     search::{SearchRequest, VectorSearch},
 };
 
-use super::{Draft, StageTimer};
+use super::{Draft, StageTimer, retriever::TableThread};
 use crate::{engine::Engine, request::Source, variants::Arm};
 
 /// With diversity, so many times K are searched for...
@@ -19,10 +20,10 @@ const DIVERSE_MOST: usize = 100;
 const SEARCH_FAILED: &str = "search_failed";
 const BASELINE_FAILED: &str = "baseline_failed";
 
-pub(crate) fn run(engine: &Engine, drafts: &mut [Draft<'_>]) {
+pub(crate) fn run(engine: &Engine, table: Option<&mut TableThread>, drafts: &mut [Draft<'_>]) {
     let _span = tracing::debug_span!("candidates", lists = drafts.len()).entered();
     let _timer = StageTimer::start("candidates");
-    personal(engine, drafts);
+    personal(engine, table, drafts);
     for draft in drafts.iter_mut().filter(|draft| draft.source != Source::Personal) {
         let variant = &draft.request.variant;
         match &variant.recommender {
@@ -39,8 +40,14 @@ pub(crate) fn run(engine: &Engine, drafts: &mut [Draft<'_>]) {
     }
 }
 
-fn personal(engine: &Engine, drafts: &mut [Draft<'_>]) {
-    let personal: Vec<usize> = (0..drafts.len()).filter(|&at| drafts[at].source == Source::Personal).collect();
+fn personal(engine: &Engine, table: Option<&mut TableThread>, drafts: &mut [Draft<'_>]) {
+    let mut personal: Vec<usize> = (0..drafts.len()).filter(|&at| drafts[at].source == Source::Personal).collect();
+    if let Some(table) = table {
+        personal.retain(|&at| {
+            let k = wanted(engine, &drafts[at]);
+            !table.fills(engine, &mut drafts[at], k)
+        });
+    }
     if personal.is_empty() {
         return;
     }

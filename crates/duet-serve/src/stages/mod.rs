@@ -15,6 +15,7 @@ pub(crate) mod filters;
 pub(crate) mod history;
 pub(crate) mod reasons;
 pub(crate) mod rerank;
+pub(crate) mod retriever;
 pub(crate) mod user_vector;
 
 use std::time::Instant;

@@ -79,7 +79,7 @@ pub(crate) fn run(engine: &Engine, thread: Option<&mut RerankThread>, drafts: &m
     }
 }
 
-/// Leaves a re-ranker alone that failed several times in a row.
+/// Leaves a helper (a re-ranker, a database) alone that failed several times in a row.
 #[derive(Debug, Default)]
 pub(crate) struct Breaker(Mutex<Failures>);
 
@@ -90,8 +90,8 @@ struct Failures {
 }
 
 impl Breaker {
-    /// What the last failure was, while the re-ranker is left alone for it.
-    fn refuses(&self, now: Instant) -> Option<&'static str> {
+    /// What the last failure was, while it is left alone for that.
+    pub(super) fn refuses(&self, now: Instant) -> Option<&'static str> {
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (why, at) = failures.last.filter(|_| failures.in_a_row >= FAILURES)?;
         if now.saturating_duration_since(at) < PAUSE {
@@ -102,7 +102,7 @@ impl Breaker {
         None
     }
 
-    fn note(&self, failure: Option<&'static str>, now: Instant) {
+    pub(super) fn note(&self, failure: Option<&'static str>, now: Instant) {
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *failures = match failure {
             Some(why) => Failures { in_a_row: failures.in_a_row.saturating_add(1), last: Some((why, now)) },

@@ -24,11 +24,10 @@ mod tls;
 
 pub use columns::{AccountColumns, TableName};
 pub use connection::Connection;
-pub(crate) use connection::runtime;
+pub(crate) use connection::{Session, runtime};
 pub(crate) use failure::Failure;
 
 use binary::{Block, Layout};
-use connection::Session;
 
 /// Bytes of a block: some ten thousand rows.
 const BLOCK_BYTES: usize = 1 << 20;
