@@ -318,6 +318,8 @@ fn a_listener_finds_a_list_that_follows_what_is_pressed() {
         assert!(browser.words(found).await.split(' ').all(|id| id.starts_with(&listener[..4])));
         browser.keys("#who", &Key::Escape).await;
         browser.keys("#who", &listener[4..]).await;
+        // Hidden options of the search before may still be there.
+        browser.until("!document.querySelector('#found').hidden").await;
         browser.until("document.querySelectorAll('#found [role=option]').length === 1").await;
         browser.keys("#who", &Key::Down).await;
         let marked =

@@ -33,7 +33,7 @@ use crate::config::PrecomputedConfig;
 /// manifest, which is over all its files.
 ///
 /// # Errors
-/// [`Error::Io`] with the path of the manifest.
+/// [`Io`](duet_core::Error::Io) with the path of the manifest.
 pub fn bundle_id(dir: &Path) -> Result<String> {
     let dir = &fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
     let name = dir.file_name().map_or_else(|| "bundle".into(), |name| name.to_string_lossy());
@@ -51,7 +51,7 @@ impl Precomputed {
     /// Loads the file; Redis is connected to when it is first asked.
     ///
     /// # Errors
-    /// [`Error::Input`] for a URL that is none; [`Error::Io`] and [`Error::Data`] naming the file.
+    /// [`Input`](duet_core::Error::Input) for a URL that is none; [`Io`](duet_core::Error::Io) and [`Data`](duet_core::Error::Data) naming the file.
     pub fn open(config: &PrecomputedConfig) -> Result<Self> {
         let file = match config.file.as_str() {
             "" => None,
@@ -82,7 +82,7 @@ impl Precomputed {
     /// if the new file can't be read; that one is an error once.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Data`] naming the file.
+    /// [`Io`](duet_core::Error::Io) and [`Data`](duet_core::Error::Data) naming the file.
     pub fn refresh(&self) -> Result<()> {
         match &self.file {
             Some(file) => file.refresh(),
