@@ -10,14 +10,14 @@ use std::{
 use anyhow::Result;
 use clap::Args;
 use duet_core::{
-    Error, UserIdx,
+    UserIdx,
     condition::Condition,
     progress,
     table::{ColumnValues, FeatureTable},
 };
 use duet_data::{
     accounts::{Connection, TableName},
-    vector_store::{self, SearcherOptions, TableContents, TableQuery, TableSearcher, VectorTable},
+    vector_store::{self, SearchFailure, SearcherOptions, TableContents, TableQuery, TableSearcher, VectorTable},
 };
 use duet_retrieval::{
     ItemFilter, Scored, Vectors,
@@ -109,7 +109,7 @@ struct Check<'a> {
 impl Check<'_> {
     fn run(mut self, users: usize) -> Result<String> {
         let rows = spread(self.users.len(), users);
-        let version = self.searcher.connect().map_err(Error::from)?.to_owned();
+        let version = self.searcher.connect().map_err(SearchFailure::into_error)?.to_owned();
         let filter = selective_filter(self.items)?;
         let mut table = Table::new()
             .text("search")
@@ -146,7 +146,7 @@ impl Check<'_> {
                     allowed: allowed.map_or(self.items.len(), ItemFilter::count),
                 };
                 let began = Instant::now();
-                let found = self.searcher.search(self.items, &query).map_err(Error::from)?;
+                let found = self.searcher.search(self.items, &query).map_err(SearchFailure::into_error)?;
                 database.push(began.elapsed(), &exact, found.iter().map(|(item, _)| *item));
                 bar.inc(1);
             }

@@ -79,11 +79,12 @@ impl fmt::Display for SearchFailure {
     }
 }
 
-impl From<SearchFailure> for Error {
-    fn from(failure: SearchFailure) -> Self {
-        match failure {
-            SearchFailure::OtherBundle(what) => Self::Input(what),
-            SearchFailure::Failed(error) => error,
+impl SearchFailure {
+    /// For those to whom it is all one.
+    pub fn into_error(self) -> Error {
+        match self {
+            Self::OtherBundle(what) => Error::Input(what),
+            Self::Failed(error) => error,
         }
     }
 }
