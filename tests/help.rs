@@ -152,7 +152,7 @@ fn a_build_without_kafka_says_what_it_lacks() {
 
 #[test]
 fn the_man_page_and_the_completions_know_every_command() {
-    // roff writes a hyphen that is no break as \\-.
+    // roff writes a hyphen that is no break as `\-`.
     let page = duet(&["man"]).replace("\\-", "-");
     let dir = tempfile::tempdir().expect("a temporary directory");
     duet(&["man", "--out", dir.path().to_str().expect("test paths are UTF-8")]);

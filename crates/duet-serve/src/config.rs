@@ -370,7 +370,9 @@ mod tests {
         let message = |text: &str, settings: &[&str]| resolve(text, settings).unwrap_err().to_string();
         let error = message("[limits]\nqueues = 3", &[]);
         assert!(
-            error.contains("test.toml") && error.contains("limits.queues") && error.contains("limits.queue,"),
+            error.contains("test.toml")
+                && error.contains("limits.queues")
+                && error.contains("limits.notice_s, limits.queue"),
             "{error}"
         );
         assert!(message("", &["limits.queue=many"]).contains("must be an integer"));
