@@ -118,7 +118,7 @@ impl Check<'_> {
             .number("worst")
             .number("p50, ms")
             .number("p99, ms");
-        let mut cases: Vec<(String, Option<(ItemFilter, Vec<Condition>)>)> = vec![("none".to_owned(), None)];
+        let mut cases = vec![("none".to_owned(), None)];
         if let Some((expression, filter)) = filter {
             let condition = Condition::parse(self.items, &expression)?;
             let share = 100.0 * filter.count() as f64 / self.items.len() as f64;

@@ -206,8 +206,7 @@ impl Watch<'_> {
         let everybody: Vec<u32> = (0..self.users.len() as u32).collect();
         let parts = if self.segment_slots > 0 { 3.0 } else { 2.0 };
         let alpha = alpha / (parts * windows.len() as f64);
-        let mut groups: Vec<(&str, &str, Vec<u32>, Option<u32>, f64)> =
-            vec![("all", "lists", everybody.clone(), None, alpha)];
+        let mut groups = vec![("all", "lists", everybody.clone(), None, alpha)];
         for ((_, variant), number) in self.order(self.variants, |day| day.variant).into_iter().zip(1..) {
             let name = self.variants[variant as usize].as_str();
             groups.push(("variant", name, everybody.clone(), Some(variant), level_on(alpha, number)));
