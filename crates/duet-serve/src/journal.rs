@@ -7,7 +7,7 @@
 //! Later duplicates reach the journal; `duet ingest` and `duet prepare` drop them, as from every other source.
 //!
 //! After a failed sync nothing of the group is acknowledged. Whether the disk has it is unknown (see
-//! [`crate::segments`]), so whoever repeats an event should do so under the same id.
+//! `segments.rs`), so whoever repeats an event should do so under the same id.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -161,7 +161,7 @@ impl Journal {
     }
 
     /// Gives every event of the closed segments that may have happened after `after_ms` to `each`: in order within a
-    /// segment, several segments at a time. A segment is left out if the next one was begun [`MOST_AHEAD_MS`] before
+    /// segment, several segments at a time. A segment is left out if the next one was begun `MOST_AHEAD_MS` before
     /// then: no event in it is of a later time.
     ///
     /// # Errors

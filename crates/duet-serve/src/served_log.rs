@@ -1,6 +1,6 @@
 //! The log of served lists: what was shown to whom, so that events can be joined to it later.
 //!
-//! JSON lines in [segments](crate::segments): `served-START-UUID.jsonl`, the one being written ends in `.open`. A line is
+//! JSON lines in segments: `served-START-UUID.jsonl`, the one being written ends in `.open`. A line is
 //! ```json
 //! {"ts":"2026-11-25T06:00:00.123Z","request_id":"0193…","user":"9c1f…","variant":"control","bundle":"2026-11-25-ab12cd34",
 //!  "kind":"artist","source":"personal","degraded":[],"k":10,"items":["a1","a2"],"scores":[1.5,1.25]}
