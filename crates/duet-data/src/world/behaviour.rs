@@ -227,13 +227,7 @@ impl Visit<'_> {
         for _ in 0..songs {
             let song = world.catalogue.draw_song(artist, self.day, &mut self.draws);
             let full = world.catalogue.song_ms[song as usize];
-            let (event_type, ms) = if self.draws.chance(0.05 + 0.25 * (1.0 - liking)) {
-                (EventType::Skip, self.draws.between(2_000.0, 25_000.0) as u32)
-            } else if self.draws.chance(0.55 + 0.4 * liking) {
-                (EventType::Listen, full)
-            } else {
-                (EventType::Listen, (f64::from(full) * self.draws.between(0.2, 0.98)) as u32)
-            };
+            let (event_type, ms) = hear(&mut self.draws, liking, full);
             self.at_ms += i64::from(ms) + 1_000;
             self.emit(event_type, ItemKind::Song, u64::from(song), None, Some(ms));
         }
@@ -272,5 +266,16 @@ impl Visit<'_> {
         };
         let days_known = self.day - self.person.sign_up.max(0);
         dirt::write(self.out, &event, days_known, &self.world.options.dirt, &mut self.dirt, self.stats);
+    }
+}
+
+/// Whether a song of `full` milliseconds is skipped or heard by somebody who likes its artist so much (0 to 1), and for how long.
+pub(super) fn hear(draws: &mut Draws, liking: f64, full: u32) -> (EventType, u32) {
+    if draws.chance(0.05 + 0.25 * (1.0 - liking)) {
+        (EventType::Skip, draws.between(2_000.0, 25_000.0) as u32)
+    } else if draws.chance(0.55 + 0.4 * liking) {
+        (EventType::Listen, full)
+    } else {
+        (EventType::Listen, (f64::from(full) * draws.between(0.2, 0.98)) as u32)
     }
 }

@@ -25,7 +25,7 @@ use duet_core::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    behaviour::{MOOD_SHARE, PHASE_SHARE},
+    behaviour::{MOOD_SHARE, PHASE_SHARE, hear},
     catalogue::Catalogue,
     draws::{Draws, Stream, mix},
     json::{artist_id, song_id, user_id},
@@ -382,13 +382,7 @@ impl Stay<'_> {
         for _ in 0..songs {
             let song = visitors.catalogue.draw_song(artist, self.login.day, &mut self.draws);
             let full = visitors.catalogue.song_ms[song as usize];
-            let (event_type, ms) = if self.draws.chance(0.05 + 0.25 * (1.0 - liking)) {
-                (EventType::Skip, self.draws.between(2_000.0, 25_000.0) as u32)
-            } else if self.draws.chance(0.55 + 0.4 * liking) {
-                (EventType::Listen, full)
-            } else {
-                (EventType::Listen, (f64::from(full) * self.draws.between(0.2, 0.98)) as u32)
-            };
+            let (event_type, ms) = hear(&mut self.draws, liking, full);
             heard += u32::from(event_type == EventType::Listen);
             self.at_ms += i64::from(ms) + 1_000;
             self.emit(event_type, ItemKind::Song, song_id(song as usize), position, Some(ms));

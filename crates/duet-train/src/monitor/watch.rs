@@ -525,6 +525,17 @@ mod tests {
         assert_eq!(run(&users, 10, &config(&[3])).1[0].outcome, Outcome::NoDifference);
     }
 
+    /// Without segments.
+    fn watch<'a>(
+        users: &'a [UserDays],
+        variants: &'a [String],
+        bundles: &'a [String],
+        days: (i32, i32),
+        config: &'a WatchConfig,
+    ) -> Watch<'a> {
+        Watch { users, variants, bundles, segments: Vec::new(), segment_slots: 0, days, config }
+    }
+
     #[test]
     fn a_bundle_is_held_against_the_one_before_on_the_same_users() {
         let mut users = world(7, 1_500, 12, |_, day| if day >= 8 { 0.5 } else { 1.0 });
@@ -534,15 +545,7 @@ mod tests {
         });
         let (variants, bundles) = (["control".to_owned()], ["good", "broken"].map(str::to_owned));
         let config = config(&[3]);
-        let watch = Watch {
-            users: &users,
-            variants: &variants,
-            bundles: &bundles,
-            segments: Vec::new(),
-            segment_slots: 0,
-            days: (0, 11),
-            config: &config,
-        };
+        let watch = watch(&users, &variants, &bundles, (0, 11), &config);
         let found = watch.run();
         let bundle = found.iter().find(|series| series.against == Against::BundleBefore).unwrap();
         assert_eq!((bundle.value.as_str(), bundle.alpha), ("broken", 0.05 / 3.0 / 2.0));
@@ -574,15 +577,7 @@ mod tests {
             .collect();
         let (variants, bundles) = (["control".to_owned()], ["a", "b"].map(str::to_owned));
         let config = config(&[1]);
-        let watch = Watch {
-            users: &users,
-            variants: &variants,
-            bundles: &bundles,
-            segments: Vec::new(),
-            segment_slots: 0,
-            days: (0, 29),
-            config: &config,
-        };
+        let watch = watch(&users, &variants, &bundles, (0, 29), &config);
         for series in watch.run() {
             assert_eq!(series.first_alarm, None, "{series:?}");
             let last = series.last.unwrap();
