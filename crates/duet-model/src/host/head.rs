@@ -12,8 +12,8 @@
 use rayon::prelude::*;
 
 use super::product::{
-    LANES, Lanes, ZERO, accumulate, accumulate_along_lanes, column_panels, for_every_processor, fused, rows as rows_of,
-    sigmoid, transpose_from_panels, transpose_into_panels, transposed,
+    LANES, Lanes, ZERO, accumulate, accumulate_along_lanes, add_lanes, column_panels, for_every_processor, fused,
+    lane_sums, rows as rows_of, sigmoid, transpose_from_panels, transpose_into_panels, transposed, unpadded,
 };
 
 /// Rows worked on together: weights are read once for all of them.
@@ -179,14 +179,10 @@ impl Head {
         let log_scale = total.log_scale;
         let mut gradients = HeadGradients { input: d_input, log_scale, ..HeadGradients::default() };
         if hidden > 0 {
-            let sums = |lanes: &[Lanes]| lanes.iter().map(|lanes| lanes.iter().sum()).collect();
-            let rows = |panels: &[Lanes]| -> Vec<f32> {
-                panels.chunks_exact(dim.div_ceil(LANES)).flat_map(|row| &row.as_flattened()[..dim]).copied().collect()
-            };
-            gradients.inner = transposed(&rows(&total.inner), dim);
-            gradients.outer = rows(&total.outer);
-            gradients.inner_bias = sums(&total.inner_bias);
-            gradients.outer_bias = sums(&total.outer_bias);
+            gradients.inner = transposed(&unpadded(&total.inner, dim), dim);
+            gradients.outer = unpadded(&total.outer, dim);
+            gradients.inner_bias = lane_sums(&total.inner_bias);
+            gradients.outer_bias = lane_sums(&total.outer_bias);
         }
         gradients
     }
@@ -225,9 +221,7 @@ impl Part {
             (&mut self.outer_bias, &other.outer_bias),
         ];
         for (sums, others) in pairs {
-            for (sum, other) in sums.as_flattened_mut().iter_mut().zip(others.as_flattened()) {
-                *sum += other;
-            }
+            add_lanes(sums, others);
         }
         self.log_scale += other.log_scale;
     }

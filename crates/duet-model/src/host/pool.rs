@@ -92,7 +92,11 @@ pub(crate) fn row_ranges(windows: &Windows) -> Vec<Range<usize>> {
 }
 
 /// A window, its rows and their part of `out`.
-fn pieces<'a>(mut out: &'a mut [f32], windows: &Windows, dim: usize) -> Vec<(usize, Range<usize>, &'a mut [f32])> {
+pub(crate) fn pieces<'a>(
+    mut out: &'a mut [f32],
+    windows: &Windows,
+    dim: usize,
+) -> Vec<(usize, Range<usize>, &'a mut [f32])> {
     let mut pieces = Vec::with_capacity(windows.count);
     for (window, rows) in row_ranges(windows).into_iter().enumerate() {
         let (piece, rest) = out.split_at_mut(rows.len() * dim);

@@ -163,6 +163,53 @@ pub(crate) fn transposed(matrix: &[f32], width: usize) -> Vec<f32> {
     out
 }
 
+/// A panel `[width]` of 16 rows, a lane each, as rows of lanes: `out[column panel][first + row]`, `height` rows a column panel.
+#[inline(always)]
+pub(crate) fn panels_across(panel: &[Lanes], height: usize, first: usize, out: &mut [Lanes]) {
+    for (at, lanes) in panel.iter().enumerate() {
+        for (row, &value) in lanes.iter().enumerate() {
+            out[at / LANES * height + first + row][at % LANES] = value;
+        }
+    }
+}
+
+/// `sums[row][column] += sum_k left[k][row] right[k][column]`, both given as `[panels][width]` with `k` along the lanes.
+#[inline(always)]
+pub(crate) fn outer<const M: usize, const FMA: bool>(
+    left: &[Lanes],
+    rows: usize,
+    right: &[Lanes],
+    columns: usize,
+    sums: &mut [Lanes],
+) {
+    /// Of `k`, what [`accumulate_along_lanes`] takes at a time.
+    const STRIP: usize = 4 * LANES;
+    let mut across = vec![ZERO; columns.div_ceil(LANES) * STRIP];
+    let strips = left.chunks(STRIP / LANES * rows).zip(right.chunks(STRIP / LANES * columns));
+    for (left, right) in strips {
+        for (number, panel) in right.chunks_exact(columns).enumerate() {
+            panels_across(panel, STRIP, number * LANES, &mut across);
+        }
+        accumulate_along_lanes::<M, FMA>(left.chunks_exact(rows), &across, STRIP, sums);
+    }
+}
+
+/// Rows of lanes, `[rows][width panels]`, as a matrix `[rows, width]`.
+pub(crate) fn unpadded(lanes: &[Lanes], width: usize) -> Vec<f32> {
+    lanes.chunks_exact(width.div_ceil(LANES)).flat_map(|row| &row.as_flattened()[..width]).copied().collect()
+}
+
+/// The sum of each element's lanes.
+pub(crate) fn lane_sums(lanes: &[Lanes]) -> Vec<f32> {
+    lanes.iter().map(|lanes| lanes.iter().sum()).collect()
+}
+
+pub(crate) fn add_lanes(sums: &mut [Lanes], others: &[Lanes]) {
+    for (sum, other) in sums.as_flattened_mut().iter_mut().zip(others.as_flattened()) {
+        *sum += other;
+    }
+}
+
 /// `exp(x)` for `x <= 0`, relative error below 3e-7, written so that the compiler vectorises it (`f32::exp` is a call).
 ///
 /// Cody-Waite reduction `x = n ln 2 + r`, degree-6 polynomial in `r`, scaling by adding `n` to the exponent bits. Below -87, where

@@ -12,16 +12,15 @@ use rayon::prelude::*;
 
 use super::{
     head::{Mask, product},
-    pool::row_ranges,
+    pool::{pieces, row_ranges},
     product::{
-        LANES, Lanes, ZERO, accumulate, accumulate_along_lanes, exp_nonpositive, for_every_processor, fused,
-        rows as rows_of, sigmoid, transpose_from_panels, transpose_into_panels, transposed,
+        LANES, Lanes, ZERO, accumulate, accumulate_along_lanes, add_lanes, exp_nonpositive, for_every_processor, fused,
+        lane_sums, outer, panels_across, rows as rows_of, sigmoid, transpose_from_panels, transpose_into_panels,
+        transposed, unpadded,
     },
 };
 use crate::batch::Windows;
 
-/// States whose weight gradients are summed together.
-const STRIP: usize = 4 * LANES;
 /// Pieces that the windows are cut into, each with weight gradients of its own.
 const PIECES: usize = 16;
 /// What burn's `RmsNorm` adds to a mean square.
@@ -153,17 +152,9 @@ impl Transformer {
     pub(crate) fn forward(&self, history: &[f32], known: &[f32], windows: &Windows) -> TransformerOutput {
         let dim = self.dim;
         let mut rows = vec![0.0; windows.rows.len() * dim];
-        let mut pieces = Vec::with_capacity(windows.count);
-        let mut rest = rows.as_mut_slice();
-        for range in row_ranges(windows) {
-            let (piece, after) = rest.split_at_mut(range.len() * dim);
-            pieces.push((range, piece));
-            rest = after;
-        }
-        let kept = pieces
+        let kept = pieces(&mut rows, windows, dim)
             .into_par_iter()
-            .enumerate()
-            .map(|(window, (range, out))| {
+            .map(|(window, range, out)| {
                 let mut kept = Kept::default();
                 forward_window(self, history, known, windows, window, range, out, &mut kept);
                 kept
@@ -225,45 +216,36 @@ impl Part {
     }
 
     fn add(&mut self, other: &Self) {
-        let lanes = |sums: &mut [Lanes], others: &[Lanes]| {
-            for (sum, other) in sums.as_flattened_mut().iter_mut().zip(others.as_flattened()) {
-                *sum += other;
-            }
-        };
         for (sums, others) in self.blocks.iter_mut().zip(&other.blocks) {
-            lanes(&mut sums.attention_norm, &others.attention_norm);
-            lanes(&mut sums.query_key_value, &others.query_key_value);
-            lanes(&mut sums.attention_out, &others.attention_out);
-            lanes(&mut sums.feed_norm, &others.feed_norm);
-            lanes(&mut sums.feed_gate_value, &others.feed_gate_value);
-            lanes(&mut sums.feed_out, &others.feed_out);
+            add_lanes(&mut sums.attention_norm, &others.attention_norm);
+            add_lanes(&mut sums.query_key_value, &others.query_key_value);
+            add_lanes(&mut sums.attention_out, &others.attention_out);
+            add_lanes(&mut sums.feed_norm, &others.feed_norm);
+            add_lanes(&mut sums.feed_gate_value, &others.feed_gate_value);
+            add_lanes(&mut sums.feed_out, &others.feed_out);
             for (sum, other) in sums.position_bias.iter_mut().zip(&others.position_bias) {
                 *sum += other;
             }
         }
-        lanes(&mut self.norm, &other.norm);
+        add_lanes(&mut self.norm, &other.norm);
     }
 
     fn finish(self, transformer: &Transformer, slots: Vec<f32>, known: Vec<f32>) -> TransformerGradients {
         let dim = transformer.dim;
-        let rows = |panels: &[Lanes]| -> Vec<f32> {
-            panels.chunks_exact(dim.div_ceil(LANES)).flat_map(|row| &row.as_flattened()[..dim]).copied().collect()
-        };
-        let sums = |lanes: &[Lanes]| lanes.iter().map(|lanes| lanes.iter().sum()).collect();
         let blocks = self
             .blocks
             .into_iter()
             .map(|block| BlockGradients {
-                attention_norm: sums(&block.attention_norm),
-                query_key_value: transposed(&rows(&block.query_key_value), dim),
-                attention_out: rows(&block.attention_out),
+                attention_norm: lane_sums(&block.attention_norm),
+                query_key_value: transposed(&unpadded(&block.query_key_value, dim), dim),
+                attention_out: unpadded(&block.attention_out, dim),
                 position_bias: block.position_bias,
-                feed_norm: sums(&block.feed_norm),
-                feed_gate_value: transposed(&rows(&block.feed_gate_value), dim),
-                feed_out: rows(&block.feed_out),
+                feed_norm: lane_sums(&block.feed_norm),
+                feed_gate_value: transposed(&unpadded(&block.feed_gate_value, dim), dim),
+                feed_out: unpadded(&block.feed_out, dim),
             })
             .collect();
-        TransformerGradients { slots, known, blocks, norm: sums(&self.norm) }
+        TransformerGradients { slots, known, blocks, norm: lane_sums(&self.norm) }
     }
 }
 
@@ -645,35 +627,6 @@ fn through_attention<const M: usize, const FMA: bool>(
         }
     }
     gradient
-}
-
-/// A panel `[width]` of 16 states as rows: `out[column panel][first + state]`, `height` rows a column panel.
-#[inline(always)]
-fn panels_across(panel: &[Lanes], height: usize, first: usize, out: &mut [Lanes]) {
-    for (at, lanes) in panel.iter().enumerate() {
-        for (state, &value) in lanes.iter().enumerate() {
-            out[at / LANES * height + first + state][at % LANES] = value;
-        }
-    }
-}
-
-/// `sums[row][column] += sum_states left[state][row] right[state][column]`, both given as `[panels][width]`.
-#[inline(always)]
-fn outer<const M: usize, const FMA: bool>(
-    left: &[Lanes],
-    rows: usize,
-    right: &[Lanes],
-    columns: usize,
-    sums: &mut [Lanes],
-) {
-    let mut across = vec![ZERO; columns.div_ceil(LANES) * STRIP];
-    let strips = left.chunks(STRIP / LANES * rows).zip(right.chunks(STRIP / LANES * columns));
-    for (left, right) in strips {
-        for (number, panel) in right.chunks_exact(columns).enumerate() {
-            panels_across(panel, STRIP, number * LANES, &mut across);
-        }
-        accumulate_along_lanes::<M, FMA>(left.chunks_exact(rows), &across, STRIP, sums);
-    }
 }
 
 #[inline(always)]
