@@ -18,7 +18,8 @@ pub struct Windows {
     pub tokens: Vec<u32>,
     /// Queries a window, padding included.
     pub queries: usize,
-    /// `[count, queries, slots]`: weight of each item in each query's pooled history; rows may be all zero.
+    /// `[count, queries, slots]`: weight of each item in each query's pooled history, 0 for items that it may not see; rows may be
+    /// all zero.
     pub pool: Vec<f32>,
     /// Flat index (window * queries + query) of every row that is used.
     pub rows: Vec<u32>,

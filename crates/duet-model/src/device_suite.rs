@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod attention;
 mod placement;
 
 use burn::{
@@ -284,8 +285,10 @@ fn random_batch(shared: bool, seed: u64) -> Batch {
         for query in 0..queries - window % 2 {
             windows.rows.push((window * queries + query) as u32);
             windows.row_windows.push(window as u32);
-            windows.row_prefixes.push((query + window) as u32);
-            windows.row_lengths.push(length_bucket(query + window));
+            let prefix = query + window;
+            windows.row_prefixes.push(prefix as u32);
+            windows.row_lengths.push(length_bucket(prefix));
+            windows.pool[(window * queries + query) * slots..][prefix..slots].fill(0.0);
         }
     }
     let mut targets = random_targets(windows.rows.len(), candidates.len(), &mut rng);
@@ -303,12 +306,13 @@ fn random_batch(shared: bool, seed: u64) -> Batch {
 }
 
 /// Configurations that together reach every part of the model.
-const MODELS: [&[&str]; 5] = [
+const MODELS: [&[&str]; 6] = [
     &["model.hidden=6", "train.clip_norm=0.3"],
     &["model.encoder=attention", "model.shared_table=false", "model.normalise=true"],
     &["model.encoder=transformer", "model.feed_forward=12", "model.layers=2", "model.normalise=true"],
     &["model.encoder=transformer", "model.add_mean=true", "model.user_id=true", "model.shared_table=false"],
     &["model.hash_buckets=11", "model.bias=false", "model.history_length=false", "model.hidden=5"],
+    &["model.encoder=attention", "model.add_mean=true", "model.hash_buckets=11", "model.hidden=5"],
 ];
 
 fn learner(settings: &[&str], device: &OpenDevice) -> Learner {

@@ -18,6 +18,7 @@ use crate::{
     batch::Windows,
     embedding::{indices, to_host},
     host::{
+        attention::{self, AttentionGradients, SCORE_BOUND, SUM_EPSILON},
         head::Mask,
         transformer::{self, TransformerGradients},
     },
@@ -195,11 +196,6 @@ impl Transformer {
 
     /// Hands gradients computed in host memory to the optimiser.
     pub(crate) fn register(&self, found: TransformerGradients, gradients: &mut GradientsParams) {
-        fn hand<const D: usize>(param: &Param<Tensor<D>>, values: Vec<f32>, gradients: &mut GradientsParams) {
-            let tensor = param.val().inner();
-            let values = TensorData::new(values, tensor.shape());
-            gradients.register(param.id, Tensor::<D>::from_data(values, &tensor.device()));
-        }
         hand(&self.norm.gamma, found.norm, gradients);
         for (block, found) in self.blocks.iter().zip(found.blocks) {
             let mut buckets = vec![0.0; POSITION_BUCKETS * block.heads];
@@ -218,6 +214,13 @@ impl Transformer {
             hand(&block.feed_out.weight, found.feed_out, gradients);
         }
     }
+}
+
+/// Hands a gradient computed in host memory to the optimiser.
+fn hand<const D: usize>(param: &Param<Tensor<D>>, values: Vec<f32>, gradients: &mut GradientsParams) {
+    let tensor = param.val().inner();
+    let values = TensorData::new(values, tensor.shape());
+    gradients.register(param.id, Tensor::<D>::from_data(values, &tensor.device()));
 }
 
 fn position_bucket(distance: usize) -> u32 {
@@ -251,11 +254,27 @@ impl AttentionPool {
     fn weights(&self, items: Tensor<3>, pool: Tensor<3>) -> Tensor<3> {
         let scores = self.score.forward(activation::tanh(self.hidden.forward(items))); // [windows, slots, 1]
         // tanh bounds the hidden values; clamping the score keeps exp finite whatever the weights do.
-        let factors = scores.clamp(-20.0, 20.0).exp().swap_dims(1, 2); // [windows, 1, slots]
+        let factors = scores.clamp(-SCORE_BOUND, SCORE_BOUND).exp().swap_dims(1, 2); // [windows, 1, slots]
         let total = pool.clone().sum_dim(2);
         let weighted = pool * factors;
-        let weighted_total = weighted.clone().sum_dim(2).add_scalar(1e-12);
+        let weighted_total = weighted.clone().sum_dim(2).add_scalar(SUM_EPSILON);
         weighted * (total / weighted_total)
+    }
+
+    /// The weights for host memory. Reads from the device.
+    pub(crate) fn host(&self) -> Result<attention::Attention> {
+        let bias = self.hidden.bias.as_ref().map_or_else(|| Ok(Vec::new()), |bias| to_host(bias.val().inner()))?;
+        let [hidden, score] = [&self.hidden, &self.score].map(|linear| to_host(linear.weight.val().inner()));
+        Ok(attention::Attention::new(hidden?, bias, score?))
+    }
+
+    /// Hands gradients computed in host memory to the optimiser.
+    pub(crate) fn register(&self, found: AttentionGradients, gradients: &mut GradientsParams) {
+        hand(&self.hidden.weight, found.hidden, gradients);
+        if let Some(bias) = &self.hidden.bias {
+            hand(bias, found.hidden_bias, gradients);
+        }
+        hand(&self.score.weight, found.score, gradients);
     }
 }
 

@@ -45,13 +45,9 @@ impl<M: Deref<Target = TwoTower>> Embedder<M> {
         if self.model.device.choice != DeviceChoice::Cpu {
             return to_host(self.model.user_vectors(&self.towers, &gathered, windows));
         }
-        let sums = if self.model.has_host_sums() {
-            let known = to_host(self.model.known(&self.towers, &gathered, windows))?;
-            let history = self.model.history(&gathered).map_or_else(|| Ok(Vec::new()), to_host)?;
-            self.sums(windows.slots)?.forward(&history, &known, windows).sums
-        } else {
-            to_host(self.model.user_sums(&self.towers, &gathered, windows))?
-        };
+        let known = to_host(self.model.known(&self.towers, &gathered, windows))?;
+        let history = self.model.history(&gathered).map_or_else(|| Ok(Vec::new()), to_host)?;
+        let sums = self.sums(windows.slots)?.forward(&history, &known, windows).sums;
         let vectors = self.heads()?[0].forward(&sums).vectors;
         Ok(self.widened(vectors, |_| 1.0))
     }

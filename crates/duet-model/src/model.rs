@@ -18,7 +18,7 @@ use rand_pcg::Pcg64Mcg;
 
 use crate::{
     batch::{Batch, Candidates, LENGTH_BUCKETS, Windows},
-    device::{DeviceChoice, OpenDevice},
+    device::OpenDevice,
     embedding::{EmbeddingTable, indices, to_host},
     encoder::{self, AttentionPool, Transformer, TransformerConfig},
     hashing::{RowMap, Rows},
@@ -317,7 +317,7 @@ impl TwoTower {
     ///
     /// # Shapes
     /// Returns `[rows, dim]`.
-    pub(crate) fn user_sums(&self, towers: &Towers, gathered: &Gathered, windows: &Windows) -> Tensor<2> {
+    fn user_sums(&self, towers: &Towers, gathered: &Gathered, windows: &Windows) -> Tensor<2> {
         let device = towers.start.val().device();
         let dim = self.config.dim;
         let known = towers.known(gathered, windows, &device); // [windows, dim]
@@ -338,11 +338,6 @@ impl TwoTower {
             user = user + length.val().select(0, indices(&windows.row_lengths, &device));
         }
         user
-    }
-
-    /// Whether [`UserSums`] adds up what users' heads start from: on the CPU, but for the `attention` encoder.
-    pub(crate) fn has_host_sums(&self) -> bool {
-        self.device.choice == DeviceChoice::Cpu && self.towers.attention.is_none()
     }
 
     /// The table of the history's items.
@@ -479,7 +474,8 @@ impl Towers {
         Ok(UserSums {
             dim: config.dim,
             length: self.length.as_ref().map_or_else(|| Ok(Vec::new()), |length| to_host(length.val().inner()))?,
-            pools: self.transformer.is_none() || config.add_mean,
+            pools: self.attention.is_none() && (self.transformer.is_none() || config.add_mean),
+            attention: self.attention.as_ref().map(AttentionPool::host).transpose()?,
             transformer: transformer.transpose()?,
         })
     }
@@ -490,6 +486,9 @@ impl Towers {
             let tensor = length.val().inner();
             let gradient = TensorData::new(std::mem::take(&mut users.length), tensor.shape());
             gradients.register(length.id, Tensor::<2>::from_data(gradient, &tensor.device()));
+        }
+        if let Some((attention, found)) = self.attention.as_ref().zip(users.attention.take()) {
+            attention.register(found, gradients);
         }
         if let Some((transformer, found)) = self.transformer.as_ref().zip(users.transformer.take()) {
             transformer.register(found, gradients);

@@ -18,10 +18,7 @@ use crate::{
     device::DeviceChoice,
     embedding::{sum_of_squares, to_host},
     hashing::RowMap,
-    host::{
-        self,
-        users::{UserOutput, UserSums},
-    },
+    host,
     loss::sampled_softmax,
     model::{Gathered, Towers, TwoTower},
     tensor_file::NamedTensor,
@@ -219,12 +216,6 @@ fn backward(ends: Vec<(Tensor<2>, Tensor<2>)>) -> Gradients {
     sums.reduce(|total, sum| total + sum).map_or_else(|| unreachable!("there are two towers"), |total| total.backward())
 }
 
-/// Where users' sums come from: computed by hand from an end of burn's graph, or an end of it themselves.
-enum UserStart {
-    Host { known: Tensor<2>, sums: UserSums, output: UserOutput },
-    Burn { sums: Tensor<2> },
-}
-
 /// A table's gathered rows by hand: what they are, and their gradient.
 #[derive(Default)]
 struct HandLeaves(Vec<HandLeaf>);
@@ -302,26 +293,19 @@ fn host_gradients(
         }
     };
     let table = model.history_table();
-    let (start, users_in, history_end) = if model.has_host_sums() {
-        let known = model.known(&model.towers, &gathered, windows);
-        let sums = model.towers.host_sums(&model.config, windows.slots, Some(seed))?;
-        let known_in = to_host(known.clone().inner())?;
-        let (mut output, history_end) = match by_hand.get(&gathered, table, is_plain)? {
-            Some(leaf) => (sums.forward(&leaf.values, &known_in, windows), None),
-            None => {
-                let history = model.history(&gathered);
-                let values = history.clone().map_or_else(|| Ok(Vec::new()), |history| to_host(history.inner()))?;
-                (sums.forward(&values, &known_in, windows), history)
-            }
-        };
-        let users_in = std::mem::take(&mut output.sums);
-        (UserStart::Host { known, sums, output }, users_in, history_end)
-    } else {
-        let sums = model.user_sums(&model.towers, &gathered, windows);
-        let users_in = to_host(sums.clone().inner())?;
-        (UserStart::Burn { sums }, users_in, None)
+    let known = model.known(&model.towers, &gathered, windows);
+    let sums = model.towers.host_sums(&model.config, windows.slots, Some(seed))?;
+    let known_in = to_host(known.clone().inner())?;
+    let (output, history_end) = match by_hand.get(&gathered, table, is_plain)? {
+        Some(leaf) => (sums.forward(&leaf.values, &known_in, windows), None),
+        None => {
+            let history = model.history(&gathered);
+            let values = history.clone().map_or_else(|| Ok(Vec::new()), |history| to_host(history.inner()))?;
+            (sums.forward(&values, &known_in, windows), history)
+        }
     };
-    let (users, items) = rayon::join(|| user_head.forward(&users_in), || item_head.forward(&items_in));
+    let users_in = &output.sums;
+    let (users, items) = rayon::join(|| user_head.forward(users_in), || item_head.forward(&items_in));
     let forward = started.elapsed();
 
     let started = Instant::now();
@@ -334,26 +318,18 @@ fn host_gradients(
 
     let started = Instant::now();
     let (mut users, mut items) = rayon::join(
-        || user_head.backward(&users_in, &users, &loss.users),
+        || user_head.backward(users_in, &users, &loss.users),
         || item_head.backward(&items_in, &items, &loss.items),
     );
-    let mut ends = Vec::new();
-    let mut user_gradients = None;
-    match start {
-        UserStart::Host { known, sums, output } => {
-            let mut found = sums.backward(&output, windows, &users.input);
-            ends.push((known, tensor(std::mem::take(&mut found.known), dim)));
-            match history_end {
-                Some(history) => ends.push((history, tensor(std::mem::take(&mut found.history), dim))),
-                None => {
-                    if let Some(leaf) = by_hand.get(&gathered, table, true)? {
-                        leaf.gradient = std::mem::take(&mut found.history);
-                    }
-                }
+    let mut found = sums.backward(&output, windows, &users.input);
+    let mut ends = vec![(known, tensor(std::mem::take(&mut found.known), dim))];
+    match history_end {
+        Some(history) => ends.push((history, tensor(std::mem::take(&mut found.history), dim))),
+        None => {
+            if let Some(leaf) = by_hand.get(&gathered, table, true)? {
+                leaf.gradient = std::mem::take(&mut found.history);
             }
-            user_gradients = Some(found);
         }
-        UserStart::Burn { sums } => ends.push((sums, tensor(std::mem::take(&mut users.input), dim))),
     }
     if let Some(leaf) = by_hand.get(&gathered, "items", items_by_hand)? {
         host::pool::add(&mut leaf.gradient, &kept_rows(&items.input, candidates, dim));
@@ -365,21 +341,14 @@ fn host_gradients(
     let mut leaves: Vec<Option<Tensor<2>>> =
         gathered.leaves.iter().map(|leaf| leaf.grad_remove(&mut gradients)).collect();
     for HandLeaf { at, gradient, .. } in by_hand.0 {
-        // With the `attention` encoder burn has a part of it.
-        let found = tensor(gradient, dim);
-        leaves[at] = Some(match leaves[at].take() {
-            Some(part) => part + found,
-            None => found,
-        });
+        leaves[at] = Some(tensor(gradient, dim));
     }
     if let Some(at) = gathered.position("bias") {
         leaves[at] = Some(tensor(loss.biases, 1));
     }
     let mut towers = GradientsParams::from_grads(gradients, &model.towers);
     model.towers.register_heads(&mut users, &mut items, &mut towers);
-    if let Some(found) = &mut user_gradients {
-        model.towers.register_sums(found, &mut towers);
-    }
+    model.towers.register_sums(&mut found, &mut towers);
     let loss = tensor(vec![loss.loss], 1).reshape([1]);
     let times = StepTimes { forward, loss: of_loss, backward: started.elapsed(), update: Duration::ZERO };
     Ok(StepGradients { loss, gathered, leaves, towers, times })

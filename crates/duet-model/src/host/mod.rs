@@ -3,7 +3,7 @@
 //! * [`product`]: the matrix product all of it is made of, in safe code that the compiler turns into the registers of the
 //!   processor it runs on.
 //! * [`loss`]: sampled softmax with its gradients.
-//! * [`pool`]: the `mean` encoder; [`transformer`]: that encoder.
+//! * [`pool`]: the `mean` encoder; [`attention`] and [`transformer`]: those encoders.
 //! * [`users`]: what their heads start from. [`head`]: from the sum of an entity's parts to its vector, and back.
 //!
 //! Everything gives the same bits for any number of threads: work is cut by the shape of the data, never by the number of
@@ -13,6 +13,7 @@
 #![expect(clippy::needless_range_loop, reason = "lanes of several arrays side by side read better by number")]
 #![expect(clippy::too_many_arguments, reason = "a function for each instruction set takes everything by hand")]
 
+pub(crate) mod attention;
 pub(crate) mod head;
 pub(crate) mod loss;
 pub(crate) mod pool;

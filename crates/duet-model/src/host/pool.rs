@@ -187,15 +187,16 @@ fn backward_body<const M: usize, const FMA: bool>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
     use rand::{RngExt, SeedableRng};
     use rand_pcg::Pcg64Mcg;
 
     use super::*;
 
-    /// Windows with repeated items, padding, windows without rows and rows without history.
-    fn windows(count: usize, slots: usize, history: usize, rng: &mut Pcg64Mcg) -> Windows {
+    /// Windows with repeated items, padding, items dropped for all rows, queries that are not used, windows without rows and rows
+    /// without history.
+    pub(crate) fn random_windows(count: usize, slots: usize, history: usize, rng: &mut Pcg64Mcg) -> Windows {
         let mut windows = Windows {
             count,
             slots,
@@ -206,14 +207,18 @@ mod tests {
             ..Windows::default()
         };
         for window in 0..count {
+            let is_dropped: Vec<bool> = (0..slots).map(|_| rng.random::<f64>() < 0.2).collect();
             for query in 0..rng.random_range(0..=slots + 1) {
+                if rng.random::<f64>() < 0.2 {
+                    continue;
+                }
                 let row = window * windows.queries + query;
                 windows.rows.push(row as u32);
                 windows.row_windows.push(window as u32);
                 windows.row_prefixes.push(query as u32);
                 windows.row_lengths.push(rng.random_range(0..LENGTH_BUCKETS as u32));
-                for weight in &mut windows.pool[row * slots..][..query.min(slots)] {
-                    *weight = rng.random_range(0.0..1.0);
+                for (weight, &is_dropped) in windows.pool[row * slots..][..query].iter_mut().zip(&is_dropped) {
+                    *weight = if is_dropped { 0.0 } else { rng.random_range(0.0..1.0) };
                 }
             }
         }
@@ -248,7 +253,7 @@ mod tests {
             count in 1_usize..6, slots in 1_usize..9, history in 1_usize..7, dim in 1_usize..20, seed: u64,
         ) {
             let mut rng = Pcg64Mcg::seed_from_u64(seed);
-            let windows = windows(count, slots, history, &mut rng);
+            let windows = random_windows(count, slots, history, &mut rng);
             let mut random = |rows: usize| -> Vec<f32> { (0..rows * dim).map(|_| rng.random_range(-1.0..1.0)).collect() };
             let (rows, known, length) = (random(history), random(count), random(LENGTH_BUCKETS));
             let direction = random(windows.rows.len());

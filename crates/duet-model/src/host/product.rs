@@ -244,6 +244,19 @@ pub(crate) fn sigmoid<const FMA: bool>(x: f32) -> f32 {
     numerator / (1.0 + small)
 }
 
+/// `tanh(x)`, relative error below 1e-6.
+///
+/// `(1 - exp(-2 |x|)) / (1 + exp(-2 |x|))` with the sign of `x`; near 0, where that cancels, three terms of the series.
+#[inline(always)]
+pub(crate) fn tanh<const FMA: bool>(x: f32) -> f32 {
+    const SERIES_BELOW: f32 = 0.1;
+    let square = x * x;
+    let series = x * fused::<FMA>(square, fused::<FMA>(square, 2.0 / 15.0, -1.0 / 3.0), 1.0);
+    let small = exp_nonpositive::<FMA>(-2.0 * x.abs());
+    let quotient = ((1.0 - small) / (1.0 + small)).copysign(x);
+    if x.abs() >= SERIES_BELOW { quotient } else { series }
+}
+
 /// Compiles a function `$body::<M, FMA>` for several instruction sets and makes `$name` choose among them at run time.
 macro_rules! for_every_processor {
     ($name:ident = $body:ident($($argument:ident: $type:ty),* $(,)?)) => {
@@ -286,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exponentials_and_sigmoids_are_right_to_a_millionth() {
+    fn exponentials_and_what_is_made_of_them_are_right_to_a_millionth() {
         for at in -9000..=0 {
             let x = at as f32 / 100.0;
             let exact = f64::from(x).exp();
@@ -300,6 +313,15 @@ mod tests {
             let x = at as f32 / 50.0;
             let exact = 1.0 / (1.0 + (-f64::from(x)).exp());
             assert!((f64::from(sigmoid::<true>(x)) - exact).abs() <= 1e-6 * exact, "sigmoid({x})");
+        }
+        for at in -20_000..=20_000 {
+            // Both sides of where the series ends, and what is beyond saturation.
+            for x in [at as f32 / 100_000.0, at as f32 / 1000.0] {
+                let exact = f64::from(x).tanh();
+                for value in [tanh::<true>(x), tanh::<false>(x)] {
+                    assert!((f64::from(value) - exact).abs() <= 1e-6 * exact.abs(), "tanh({x}) = {value}, not {exact}");
+                }
+            }
         }
     }
 
