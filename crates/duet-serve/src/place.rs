@@ -24,6 +24,9 @@ use crate::config::SwapConfig;
 
 /// The object that holds the name of a bundle.
 pub(crate) const CURRENT: &str = "CURRENT";
+/// What the place may be, for whoever gave another one.
+const VALID: &str = "bundle (--bundle) must be a directory that duet embed wrote, a link to one (checkpoints/champion, \
+                     WORK/current), or a place in an object store (s3://bucket/prefix)";
 /// Looks at a link for each one at an object store.
 const REMOTE_LOOKS: u32 = 30;
 /// How long a failing store is tried again within one look.
@@ -107,10 +110,11 @@ impl Place {
             Self::Directory(path) => {
                 let path = path.clone();
                 blocking(move || {
-                    let directory = fs::canonicalize(&path).map_err(Error::io(&path))?;
+                    let directory = directory_of(&path)?;
                     let manifest = directory.join(MANIFEST);
                     if !manifest.exists() {
-                        return Err(Error::data(&path, format!("not a {}: it holds no {MANIFEST}", bundle::MAGIC)));
+                        let what = bundle::MAGIC;
+                        return Err(Error::data(&path, format!("not a {what}: it holds no {MANIFEST}; {VALID}")));
                     }
                     let manifest = checksum(&manifest)?.crc32;
                     Ok(Found { name: directory.to_string_lossy().into_owned(), manifest })
@@ -131,6 +135,19 @@ impl Place {
             Self::Store { location, cache } => download(location, cache, found).await,
         }
     }
+}
+
+/// Where a path leads, links followed.
+fn directory_of(path: &Path) -> Result<PathBuf> {
+    let missing = match fs::canonicalize(path) {
+        Ok(directory) => return Ok(directory),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => match fs::read_link(path) {
+            Ok(target) => format!("a link to {}, which is not there", target.display()),
+            Err(_) => "there is nothing of this name".to_owned(),
+        },
+        Err(error) => return Err(Error::io(path)(error)),
+    };
+    Err(Error::data(path, format!("{missing}; {VALID}")))
 }
 
 fn user_cache() -> Option<PathBuf> {
@@ -154,7 +171,7 @@ async fn look_in(location: &Location) -> Result<(Found, Vec<u8>)> {
         let place = location.name("");
         return Err(Error::data(
             place,
-            format!("neither a {MANIFEST} (a bundle) nor a {CURRENT} (the name of one) there"),
+            format!("neither a {MANIFEST} (a bundle) nor a {CURRENT} (the name of one) there; {VALID}"),
         ));
     };
     let name = String::from_utf8_lossy(&name).trim().trim_matches('/').to_owned();
@@ -323,6 +340,27 @@ mod tests {
         assert_eq!(Place::Directory("x".into()).pause(&swap), Duration::from_millis(10));
     }
 
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn what_is_no_bundle_is_named_with_what_would_be_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("champion");
+        std::os::unix::fs::symlink("gone", &link).unwrap();
+        std::fs::create_dir(dir.path().join("empty")).unwrap();
+        for (name, why) in [
+            ("none", "nothing of this name"),
+            ("champion", "a link to gone, which is not there"),
+            ("empty", "holds no manifest.json"),
+        ] {
+            let path = dir.path().join(name);
+            let message = Place::Directory(path.clone()).look().await.unwrap_err().to_string();
+            assert!(message.starts_with(&path.display().to_string()) && message.contains(why), "{message}");
+            for valid in ["--bundle", "duet embed", "checkpoints/champion", "s3://"] {
+                assert!(message.contains(valid), "no {valid} in: {message}");
+            }
+        }
+    }
+
     #[test]
     fn paths_stay_inside() {
         for good in ["a", "a/b.c"] {
@@ -367,7 +405,8 @@ mod tests {
             Location::parse_with("s3://bucket/models", &[("aws_region", "eu-north-1")], Duration::ZERO).unwrap();
         location.store = store.clone();
         let place = Place::Store { location, cache: dir.path().join("cache") };
-        assert!(place.look().await.unwrap_err().to_string().contains(CURRENT));
+        let message = place.look().await.unwrap_err().to_string();
+        assert!(message.contains(CURRENT) && message.contains("--bundle"), "{message}");
         let point = |name: &'static str| {
             let store = store.clone();
             async move { store.put(&ObjectPath::from("models/CURRENT"), name.into()).await.unwrap() }

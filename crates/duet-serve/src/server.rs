@@ -615,7 +615,8 @@ mod tests {
 
     #[test]
     fn a_service_that_can_not_start_says_why() {
-        assert!(message(&["listen=127.0.0.1:0", "bundle=no/such/bundle"]).contains("no/such/bundle"));
+        let bundle = message(&["listen=127.0.0.1:0", "bundle=no/such/bundle"]);
+        assert!(bundle.contains("no/such/bundle") && bundle.contains("--bundle"), "{bundle}");
         assert!(message(&["listen=127.0.0.1:0", "keys.file=no/keys.toml"]).contains("no/keys.toml"));
         let tls = ["listen=127.0.0.1:0", "tls.certificate=no/server.pem", "tls.key=no/key.pem"];
         assert!(message(&tls).contains("no/server.pem"));
