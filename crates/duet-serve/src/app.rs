@@ -4,7 +4,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
 
@@ -16,6 +16,7 @@ use crate::{
     clock::Clock,
     config::ServeConfig,
     dispatch::{Dispatcher, Slot},
+    engine::Engine,
     journal::Journal,
     live::LiveHistories,
     precomputed::Precomputed,
@@ -39,6 +40,8 @@ pub struct AppState {
     pub journal: Option<Journal>,
     /// What listeners did lately.
     pub live: LiveHistories,
+    /// The end of the data of the oldest bundle for which `live` has everything, milliseconds since 1970 UTC.
+    live_since_ms: AtomicI64,
     /// The log of served lists; nothing if it is off.
     pub served_log: Option<ServedLog>,
     /// The variants of the A/B test.
@@ -81,21 +84,19 @@ impl AppState {
         let journal =
             (!config.events.dir.is_empty()).then(|| Journal::open(&config.events, clock.clone())).transpose()?;
         let live = LiveHistories::new(config.events.users, config.lists.live_history);
-        if let Some(journal) = &journal {
-            journal.replay(slot.load().data_until_ms(), |event| live.note(user_key.as_ref(), event))?;
-        }
         let ahead = &config.precomputed;
         let precomputed =
             (!ahead.file.is_empty() || !ahead.redis.is_empty()).then(|| Precomputed::open(ahead)).transpose()?;
         let dispatcher = Dispatcher::start(Arc::clone(&slot), &config.engine, &config.limits);
         let similar = Arc::new(Semaphore::new(dispatcher.workers()));
-        Ok(Self {
+        let app = Self {
             config,
             slot,
             dispatcher,
             similar,
             journal,
             live,
+            live_since_ms: AtomicI64::new(i64::MAX),
             served_log,
             variants,
             precomputed,
@@ -105,7 +106,24 @@ impl AppState {
             swaps,
             champion_history,
             is_ready: AtomicBool::new(false),
-        })
+        };
+        app.recall_for(&app.slot.load())?;
+        Ok(app)
+    }
+
+    /// Reads from the journal what a bundle does not know and the live histories may not either: everything at the start, and after a turn to
+    /// an older bundle what lies between the two. May block for as long as that takes.
+    ///
+    /// # Errors
+    /// [`duet_core::Error::Io`] and [`duet_core::Error::Data`] naming a segment of the journal.
+    pub(crate) fn recall_for(&self, engine: &Engine) -> Result<()> {
+        let until_ms = engine.data_until_ms();
+        let Some(journal) = &self.journal else { return Ok(()) };
+        if until_ms < self.live_since_ms.load(Ordering::Acquire) {
+            journal.replay(until_ms, |event| self.live.note_read(self.user_key.as_ref(), event))?;
+            self.live_since_ms.store(until_ms, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Whether requests should be sent here.

@@ -6,14 +6,15 @@
 //!   is of. Impressions, skips and unfollowing count in neither.
 //!
 //! Bounded in users (the one whose last event came longest ago is dropped first), in entries a user (the oldest go) and in
-//! the ids of items that are kept. Kept by the model's user id.
+//! the ids of items that are kept. Kept by the model's user id. An entry is there once however often its event is noted, so that the journal
+//! can be read again at any time.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     hash::{BuildHasher, RandomState},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
 };
 
@@ -41,22 +42,24 @@ pub struct LiveHistories {
     users_per_shard: usize,
     items_per_user: usize,
     names: Names,
-    /// Rises with every event: the order in which listeners were active.
-    events: AtomicU64,
+    /// Rises with every event that comes: the order in which listeners were active.
+    came: AtomicI64,
+    /// The same for events that are read from the journal, far below: they came before all others.
+    read: AtomicI64,
 }
 
 #[derive(Debug, Default)]
 struct Shard {
     users: HashMap<Arc<str>, History>,
     /// Users by when they were last active.
-    by_activity: BTreeMap<u64, Arc<str>>,
+    by_activity: BTreeMap<i64, Arc<str>>,
 }
 
 #[derive(Debug, Default)]
 struct History {
     /// In order of time.
     entries: Vec<Entry>,
-    active: u64,
+    active: i64,
 }
 
 #[derive(Debug, Clone)]
@@ -75,35 +78,53 @@ impl LiveHistories {
             users_per_shard: users.div_ceil(shards),
             items_per_user: items,
             names: Names::new(FIRST_SWEEP),
-            events: AtomicU64::new(0),
+            came: AtomicI64::new(0),
+            read: AtomicI64::new(i64::MIN),
         }
     }
 
-    /// Notes an event under the model's id of whoever did it; does nothing if it does not [count](counts).
+    /// Notes an event that has come, under the model's id of whoever did it; does nothing if it does not [count](counts).
     pub fn note(&self, user_key: Option<&UserKey>, event: &Event) {
+        self.note_in(&self.came, user_key, event);
+    }
+
+    /// As [`note`](Self::note), of an event that is read from the journal, maybe not for the first time. Where there are too many users, it
+    /// is those of whom only such events are known that are dropped first.
+    pub fn note_read(&self, user_key: Option<&UserKey>, event: &Event) {
+        self.note_in(&self.read, user_key, event);
+    }
+
+    /// Notes an event of a user that has come, given by the model's id; does nothing if it does not [count](counts).
+    pub fn record(&self, user: &str, event: &Event) {
+        self.record_in(&self.came, user, event);
+    }
+
+    fn note_in(&self, order: &AtomicI64, user_key: Option<&UserKey>, event: &Event) {
         match user_key {
             // Most events are impressions: nothing is hashed for them.
-            Some(key) if counts(event) => self.record(&key.pseudonym_bytes(&event.user_id).to_string(), event),
+            Some(key) if counts(event) => {
+                self.record_in(order, &key.pseudonym_bytes(&event.user_id).to_string(), event)
+            }
             Some(_) => {}
-            None => self.record(&event.user_id, event),
+            None => self.record_in(order, &event.user_id, event),
         }
     }
 
-    /// Notes an event of a user, given by the model's id; does nothing if it does not [count](counts).
-    pub fn record(&self, user: &str, event: &Event) {
+    fn record_in(&self, order: &AtomicI64, user: &str, event: &Event) {
         if !counts(event) || self.users_per_shard == 0 || self.items_per_user == 0 {
             return;
         }
         let entry = Entry { at_ms: event.ts.timestamp_millis(), item: self.names.get(&event.item_id) };
-        let active = self.events.fetch_add(1, Ordering::Relaxed);
+        let now = order.fetch_add(1, Ordering::Relaxed);
         let mut shard = self.shard(user);
         let Shard { users, by_activity } = &mut *shard;
-        let name = match users.get_key_value(user) {
+        let (name, active) = match users.get_key_value(user) {
             Some((name, history)) => {
                 by_activity.remove(&history.active);
-                Arc::clone(name)
+                // What is read again is no new activity.
+                (Arc::clone(name), history.active.max(now))
             }
-            None => Arc::from(user),
+            None => (Arc::from(user), now),
         };
         let history = users.entry(Arc::clone(&name)).or_default();
         history.active = active;
@@ -272,6 +293,36 @@ mod tests {
         let none = LiveHistories::new(0, 10);
         none.record("u1", &click("a", 1));
         assert_eq!(none.users(), 0);
+    }
+
+    #[test]
+    fn what_is_read_from_the_journal_is_there_once_and_displaces_nobody_who_was_active_since() {
+        let histories = LiveHistories::new(2, 10);
+        let read = |user: &str, item: &str, at_ms| {
+            histories.note_read(None, &Event { user_id: user.into(), ..click(item, at_ms) });
+        };
+        histories.record("u1", &click("a", 10));
+        histories.record("u2", &click("b", 20));
+        for (user, item, at_ms) in [("u1", "a", 10), ("u3", "c", 30), ("u1", "older", 5)] {
+            read(user, item, at_ms);
+        }
+        assert_eq!(
+            (since(&histories, "u1", -1), since(&histories, "u2", -1)),
+            (vec!["older".into(), "a".into()], vec!["b".into()])
+        );
+        assert!(since(&histories, "u3", -1).is_empty());
+        // Reading again is no activity: u1 is still the one who was active longest ago, and makes room.
+        histories.record("u4", &click("d", 40));
+        let known = ["u1", "u2", "u4"].map(|user| !since(&histories, user, -1).is_empty());
+        assert_eq!(known, [false, true, true]);
+        // Where there is room, what is read is kept, and goes before what came.
+        let histories = LiveHistories::new(2, 10);
+        for user in ["u1", "u2", "u3"] {
+            histories.note_read(None, &Event { user_id: user.into(), ..click("a", 1) });
+        }
+        histories.record("u4", &click("a", 1));
+        let known = ["u1", "u2", "u3", "u4"].map(|user| !since(&histories, user, -1).is_empty());
+        assert_eq!(known, [false, false, true, true]);
     }
 
     #[test]

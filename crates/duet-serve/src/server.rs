@@ -81,23 +81,31 @@ impl Server {
         let log = Arc::new(SwapLog::default());
         log.record(clock.now_text(), serving.to_string(), "serving".to_owned());
         let slot = Arc::new(ArcSwap::new(engine));
-        let forgetful = Arc::clone(&stats);
+        let gate = Gate::new(keys, &config.limits, Arc::clone(&stats));
+        let (history, pause) = (place.champion_history(), place.pause(&config.swap));
+        let opening = {
+            let (clock, slot, log) = (clock.clone(), Arc::clone(&slot), Arc::clone(&log));
+            tokio::task::spawn_blocking(move || AppState::open(config, clock, slot, stats, log, history))
+        };
+        let app = Arc::new(opening.await.map_err(|error| Error::Internal(error.to_string()))??);
+        let (recalling, forgetful) = (Arc::clone(&app), Arc::clone(&app.stats));
         let swapper = Swapper {
-            pause: place.pause(&config.swap),
+            place,
+            pause,
             open,
-            slot: Arc::clone(&slot),
+            slot,
             serving,
-            log: Arc::clone(&log),
-            clock: clock.clone(),
+            log,
+            clock,
+            prepare: Arc::new(move |next: &Engine| {
+                if let Err(error) = recalling.recall_for(next) {
+                    tracing::error!(%error, "the journal can't be read: what this bundle does not know is missing in live histories");
+                }
+            }),
             swapped: Box::new(move || forgetful.forget_coverage()),
             refused: None,
             complaint: None,
-            place,
         };
-        let gate = Gate::new(keys, &config.limits, Arc::clone(&stats));
-        let history = swapper.place.champion_history();
-        let opening = tokio::task::spawn_blocking(move || AppState::open(config, clock, slot, stats, log, history));
-        let app = Arc::new(opening.await.map_err(|error| Error::Internal(error.to_string()))??);
         let router = http::router(&app, Arc::new(gate), tls.is_some());
         let listener = socket.listen(BACKLOG).map_err(|error| Error::input(format!("can't listen: {error}")))?;
         let address = listener.local_addr().map_err(|error| Error::Internal(error.to_string()))?;
@@ -335,7 +343,11 @@ mod tests {
         }
 
         fn start(&self) -> ServerHandle {
-            spawn(ServeConfig::resolve(&[], &self.settings).unwrap(), Clock::system()).unwrap()
+            self.start_at(Clock::system())
+        }
+
+        fn start_at(&self, clock: Clock) -> ServerHandle {
+            spawn(ServeConfig::resolve(&[], &self.settings).unwrap(), clock).unwrap()
         }
     }
 
@@ -504,6 +516,42 @@ mod tests {
         check(&server);
         server.stop().unwrap();
         check(&world.start());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn after_a_turn_to_an_older_bundle_lists_know_what_happened_between_the_two() {
+        let world = World::new();
+        let day = |day: i64| day * 86_400_000;
+        let click = |server: &ServerHandle, user: &str, item: &str| {
+            let event = serde_json::json!({
+                "event_id": item, "type": "click", "user_id": user, "item_kind": "artist", "item_id": item,
+                "ts": server.app().clock.now_text()
+            });
+            assert_eq!(ask(server.address(), "POST", "/v1/events", &event.to_string()).0, 200);
+        };
+        // The older bundle's data ends on day 26, the newer one's on day 46. Each of these servers leaves a segment behind.
+        world.turn(&bundle(Which::First));
+        for (at, user, item) in [(28, "u0", "a150"), (40, "u1", "a151")] {
+            let server = world.start_at(Clock::manual(day(at)));
+            click(&server, user, item);
+            server.stop().unwrap();
+        }
+        world.turn(&bundle(Which::Later));
+        let server = world.start_at(Clock::manual(day(47)));
+        let live = |user: &str| -> Vec<String> {
+            server.app().live.since(user, i64::MIN).iter().map(ToString::to_string).collect()
+        };
+        assert!(live("u0").is_empty(), "the segment was over long before the bundle's data ends: it is not read");
+        click(&server, "u2", "a152");
+        for which in [Which::First, Which::Later] {
+            world.turn(&bundle(which));
+            let name = bundle(which).file_name().unwrap().to_string_lossy().into_owned();
+            eventually(|| server.app().slot.load().bundle().starts_with(&name));
+            for (user, item) in [("u0", "a150"), ("u1", "a151"), ("u2", "a152")] {
+                assert_eq!(live(user), [item], "{name}");
+            }
+        }
     }
 
     #[cfg(unix)]

@@ -52,26 +52,37 @@ pub(crate) enum Which {
     Second,
     /// An IVF index, a transformer, no features.
     Ivf,
+    /// The first one's world, 20 days later.
+    Later,
 }
 
 /// The directory of a bundle.
 pub(crate) fn bundle(which: Which) -> PathBuf {
     static SHARED: OnceLock<TempDir> = OnceLock::new();
-    let dir = SHARED.get_or_init(|| {
+    static LATER: OnceLock<TempDir> = OnceLock::new();
+    let of_days = |days: i64| {
         let dir = kept_until_the_next_run();
-        let data = dir.path().join("data");
-        dataset::write(&data, IfExists::Fail, &world()).expect("the world is written");
-        make(dir.path(), "first", &["train.seed=1"]);
-        make(dir.path(), "second", &["train.seed=2"]);
-        let ivf = ["index.kind=ivf", "index.lists=8", "model.encoder=transformer", "model.user_features=false"];
-        make(dir.path(), "ivf", &ivf);
+        let mut world = world();
+        world.timeline.timestamps_ms.iter_mut().for_each(|at_ms| *at_ms += days * DAY_MS);
+        dataset::write(&dir.path().join("data"), IfExists::Fail, &world).expect("the world is written");
+        make(dir.path(), if days == 0 { "first" } else { "later" }, &["train.seed=1"]);
         dir
-    });
-    dir.path().join(match which {
-        Which::First => "first",
-        Which::Second => "second",
-        Which::Ivf => "ivf",
-    })
+    };
+    let shared = || {
+        SHARED.get_or_init(|| {
+            let dir = of_days(0);
+            make(dir.path(), "second", &["train.seed=2"]);
+            let ivf = ["index.kind=ivf", "index.lists=8", "model.encoder=transformer", "model.user_features=false"];
+            make(dir.path(), "ivf", &ivf);
+            dir
+        })
+    };
+    match which {
+        Which::First => shared().path().join("first"),
+        Which::Second => shared().path().join("second"),
+        Which::Ivf => shared().path().join("ivf"),
+        Which::Later => LATER.get_or_init(|| of_days(20)).path().join("later"),
+    }
 }
 
 fn make(dir: &Path, name: &str, settings: &[&str]) {

@@ -69,6 +69,8 @@ pub(crate) struct Swapper<T> {
     pub(crate) serving: Found,
     pub(crate) log: Arc<SwapLog>,
     pub(crate) clock: Clock,
+    /// Called with what is to serve, before it does and where it may block.
+    pub(crate) prepare: Arc<dyn Fn(&T) + Send + Sync>,
     /// Called after a swap.
     pub(crate) swapped: Box<dyn Fn() + Send + Sync>,
     /// What could not be opened, while the place shows it.
@@ -127,6 +129,9 @@ impl<T: Send + Sync + 'static> Swapper<T> {
         };
         match opened(Arc::clone(&self.open), directory).await {
             Ok(next) => {
+                let (prepare, soon) = (Arc::clone(&self.prepare), Arc::clone(&next));
+                // A panic in there has been told, and keeps no bundle back.
+                let _ = tokio::task::spawn_blocking(move || prepare(&soon)).await;
                 let old = self.slot.swap(next);
                 self.log.record(self.clock.now_text(), found.to_string(), "serving".to_owned());
                 tracing::info!(bundle = %found, "another bundle serves");
@@ -173,11 +178,13 @@ mod tests {
 
     use super::*;
 
-    /// Directories whose manifest is their content; `bad` can't be opened, `burst` panics.
+    /// Directories whose manifest is their content; `bad` can't be opened, `burst` panics there and `unready` when it is made ready.
     struct World {
         dir: tempfile::TempDir,
         tries: Arc<AtomicUsize>,
         swaps: Arc<AtomicUsize>,
+        /// What served when something was made ready, and what that was.
+        prepared: Arc<Mutex<Vec<[String; 2]>>>,
         swapper: Swapper<String>,
     }
 
@@ -207,21 +214,29 @@ mod tests {
         let (serving, engine) = first(&place, &open).await.unwrap();
         let swaps = Arc::new(AtomicUsize::new(0));
         let swapped = Arc::clone(&swaps);
+        let slot = Arc::new(ArcSwap::new(engine));
+        let serves = Arc::clone(&slot);
+        let prepared = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&prepared);
         let swapper = Swapper {
             place,
             pause: Duration::from_millis(1),
             open,
-            slot: Arc::new(ArcSwap::new(engine)),
+            slot,
             serving,
             log: Arc::new(SwapLog::default()),
             clock: Clock::manual(0),
+            prepare: Arc::new(move |next: &String| {
+                noted.lock().unwrap().push([serves.load().to_string(), next.clone()]);
+                assert_ne!(next, "unready", "planted");
+            }),
             swapped: Box::new(move || {
                 swapped.fetch_add(1, Ordering::SeqCst);
             }),
             refused: None,
             complaint: None,
         };
-        World { dir, tries, swaps, swapper }
+        World { dir, tries, swaps, prepared, swapper }
     }
 
     #[tokio::test]
@@ -259,6 +274,18 @@ mod tests {
         turn(world.dir.path(), "burst");
         world.swapper.step().await;
         assert_eq!((world.tries.load(Ordering::SeqCst), world.swaps.load(Ordering::SeqCst)), (4, 0));
+    }
+
+    #[tokio::test]
+    async fn what_is_to_serve_is_made_ready_before_it_does_and_serves_where_that_fails() {
+        let mut world = world().await;
+        for name in ["second", "unready", "bad"] {
+            turn(world.dir.path(), name);
+            world.swapper.step().await;
+        }
+        assert_eq!(world.swapper.slot.load().as_str(), "unready");
+        let prepared = world.prepared.lock().unwrap().clone();
+        assert_eq!(prepared, [["first", "second"], ["second", "unready"]]);
     }
 
     #[tokio::test]
