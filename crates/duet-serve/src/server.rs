@@ -32,7 +32,7 @@ use crate::{
     place::Place,
     stats::Stats,
     swap::{self, Opener, SwapLog, Swapper},
-    tls,
+    tls::{self, CertificateFiles},
 };
 
 /// Connections that wait to be accepted, at most (the system may allow fewer).
@@ -49,6 +49,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     tls: Option<TlsAcceptor>,
+    certificate: Option<CertificateFiles>,
     router: Router,
     app: Arc<AppState>,
     swapper: Swapper<Engine>,
@@ -62,7 +63,7 @@ impl Server {
     /// naming its file.
     pub async fn bind(config: ServeConfig, clock: Clock) -> Result<Self> {
         config.validate()?;
-        let tls = tls::acceptor(&config.tls)?;
+        let (tls, certificate) = tls::acceptor(&config.tls)?.unzip();
         let keys = match config.keys.file.as_str() {
             "" => None,
             path => Some(Keys::from_file(Path::new(path))?),
@@ -109,7 +110,7 @@ impl Server {
         let router = http::router(&app, Arc::new(gate), tls.is_some());
         let listener = socket.listen(BACKLOG).map_err(|error| Error::input(format!("can't listen: {error}")))?;
         let address = listener.local_addr().map_err(|error| Error::Internal(error.to_string()))?;
-        Ok(Self { listener, address, tls, router, app, swapper })
+        Ok(Self { listener, address, tls, certificate, router, app, swapper })
     }
 
     /// The address, with the port that was taken.
@@ -133,9 +134,12 @@ impl Server {
     /// # Errors
     /// [`Error::Internal`] if the last work failed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
-        let Self { listener, tls, router, app, swapper, .. } = self;
+        let Self { listener, tls, certificate, router, app, swapper, .. } = self;
         let (end, ended) = watch::channel(false);
         let swapping = tokio::spawn(swapper.run(ended.clone()));
+        if let Some(files) = certificate {
+            tokio::spawn(files.watch(ended.clone()));
+        }
         let upkeep = tokio::spawn(keep_up(Arc::clone(&app), ended));
         let limits = app.config.limits.clone();
         let told = Arc::clone(&app);
@@ -305,6 +309,7 @@ mod tests {
     use crate::{
         precomputed::{ListsWriter, bundle_id},
         small_bundle::{ITEMS, Which, bundle},
+        tls::tests::{Trusting, file},
     };
 
     fn message(settings: &[&str]) -> String {
@@ -659,6 +664,33 @@ mod tests {
             }
         });
         server.stop().unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_certificate_is_renewed_without_a_stop() {
+        let mut world = World::new();
+        world.turn(&bundle(Which::First));
+        let put = |from: &str, to: &str| {
+            let to = world.dir.path().join(to);
+            std::fs::copy(file(from), &to).unwrap();
+            to
+        };
+        let (certificate, key) = (put("server.pem", "tls.pem"), put("server_key.pem", "key.pem"));
+        // An idle connection has this long.
+        world.settings.push("limits.header_timeout_s=60".to_owned());
+        world.settings.push(format!("tls.certificate={}", certificate.display()));
+        world.settings.push(format!("tls.key={}", key.display()));
+        let server = world.start();
+        let address = server.address();
+        let mut before = Trusting::connect(address, "authority.pem");
+        assert_eq!(before.health().unwrap(), "200");
+        assert!(Trusting::connect(address, "renewed.pem").health().is_err());
+        std::fs::copy(file("renewed.pem"), &certificate).unwrap();
+        std::fs::copy(file("renewed_key.pem"), &key).unwrap();
+        eventually(|| Trusting::connect(address, "renewed.pem").health().is_ok());
+        assert!(Trusting::connect(address, "authority.pem").health().is_err(), "the old one is given to nobody");
+        assert_eq!(before.health().unwrap(), "200", "a connection that is open stays");
     }
 
     #[test]
