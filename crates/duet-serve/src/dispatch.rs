@@ -4,6 +4,8 @@
 //!   take more than a tenth of the deadline at the pace of the last requests. Whoever is let in is answered fast.
 //! * A thread takes what waits, up to `engine.max_batch` lists, and answers it on one engine: the one in the slot at that moment. A new
 //!   bundle is taken up between two batches.
+//! * A submission of many lists is answered half a batch at a time, and goes to the end of the queue after each: who asks for one list is
+//!   answered with the next half. All its lists are of one engine: where another has taken over meanwhile, it begins anew.
 //! * What waited beyond its deadline is not worked on any more ([`DispatchError::Expired`]).
 //! * A panic ends no thread: the worker is made anew, and the requests of that batch are tried one by one. Only what panics again is
 //!   answered without the towers, and only what panics even then has no answer.
@@ -35,8 +37,8 @@ use crate::{
 /// The engine that answers now.
 pub type Slot = ArcSwap<Engine>;
 
-/// Makes a request on the engine that will answer it: ids become rows there and nowhere else.
-pub type Make = Box<dyn FnOnce(&Engine) -> Result<ListRequest, ApiError> + Send>;
+/// Makes a request on the engine that will answer it: ids become rows there and nowhere else. Called anew for an engine that takes over.
+pub type Make = Box<dyn Fn(&Engine) -> Result<ListRequest, ApiError> + Send>;
 
 /// Lists of one submission and the engine they were made on.
 pub type Answered = (Arc<Engine>, Vec<Answer>);
@@ -67,6 +69,19 @@ struct Job {
     makes: Vec<Make>,
     deadline: Instant,
     reply: oneshot::Sender<Result<Answered, DispatchError>>,
+    /// What is answered of a long submission: its first lists.
+    begun: Option<Answered>,
+}
+
+impl Job {
+    /// Requests without an answer.
+    fn left(&self) -> usize {
+        self.makes.len() - self.answered()
+    }
+
+    fn answered(&self) -> usize {
+        self.begun.as_ref().map_or(0, |(_, answers)| answers.len())
+    }
 }
 
 #[derive(Default)]
@@ -74,7 +89,24 @@ struct Queue {
     jobs: VecDeque<Job>,
     /// Requests in `jobs`.
     requests: usize,
+    /// Those of them that are answered before what comes now: of each job a piece at most.
+    ahead: usize,
     is_closed: bool,
+}
+
+impl Queue {
+    fn push(&mut self, job: Job, piece: usize) {
+        self.requests += job.left();
+        self.ahead += job.left().min(piece);
+        self.jobs.push_back(job);
+    }
+
+    fn pop(&mut self, piece: usize) -> Option<Job> {
+        let job = self.jobs.pop_front()?;
+        self.requests -= job.left();
+        self.ahead -= job.left().min(piece);
+        Some(job)
+    }
 }
 
 struct Shared {
@@ -87,6 +119,8 @@ struct Shared {
     pace: AtomicU64,
     workers: usize,
     max_batch: usize,
+    /// Requests of one job that are answered at once; the rest of a batch is for others.
+    piece: usize,
     capacity: usize,
     most_wait: Duration,
 }
@@ -110,6 +144,7 @@ impl Dispatcher {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
         };
+        let max_batch = config.max_batch.max(1);
         let shared = Arc::new(Shared {
             slot,
             queue: Mutex::default(),
@@ -117,7 +152,8 @@ impl Dispatcher {
             depth: AtomicUsize::new(0),
             pace: AtomicU64::new(0),
             workers,
-            max_batch: config.max_batch.max(1),
+            max_batch,
+            piece: max_batch.div_ceil(2),
             capacity: limits.queue.max(1),
             most_wait: Duration::from_millis(limits.deadline_ms) / WAIT_SHARE,
         });
@@ -149,7 +185,7 @@ impl Dispatcher {
     /// [`DispatchError`]; one bad request is the failure of all.
     pub async fn submit_all(&self, makes: Vec<Make>, deadline: Instant) -> Result<Answered, DispatchError> {
         let (reply, answer) = oneshot::channel();
-        self.shared.push(Job { makes, deadline, reply })?;
+        self.shared.push(Job { makes, deadline, reply, begun: None })?;
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(DispatchError::Closed),
@@ -201,18 +237,21 @@ impl Shared {
         }
         // A submission larger than the queue is let in alone: it could never come otherwise.
         let has_room = queue.requests + count <= self.capacity || queue.requests == 0;
-        if !has_room || self.is_too_long(queue.requests) {
+        if !has_room || self.is_too_long(queue.ahead) {
             return Err(DispatchError::Full);
         }
-        queue.requests += count;
-        queue.jobs.push_back(job);
-        self.depth.store(queue.requests, Ordering::Relaxed);
-        drop(queue);
-        self.arrival.notify_one();
+        self.enqueue(queue, job);
         Ok(())
     }
 
-    /// Whether what waits would take too long at the pace of late. What the threads can take up at once never does.
+    fn enqueue(&self, mut queue: MutexGuard<'_, Queue>, job: Job) {
+        queue.push(job, self.piece);
+        self.depth.store(queue.requests, Ordering::Relaxed);
+        drop(queue);
+        self.arrival.notify_one();
+    }
+
+    /// Whether what comes before would take too long at the pace of late. What the threads can take up at once never does.
     fn is_too_long(&self, waiting: usize) -> bool {
         if waiting < self.workers * self.max_batch {
             return false;
@@ -250,8 +289,10 @@ impl Shared {
             _ => Worker::new(Arc::clone(&engine)),
         };
         let started = Instant::now();
-        let answered = answer_jobs(&engine, &mut worker, jobs, self.max_batch);
+        let (answered, unfinished) = answer_jobs(&engine, &mut worker, jobs, (self.piece, self.max_batch));
         self.note_pace(started.elapsed(), answered);
+        // Let in already: they wait for their turn whatever else does, and after a stop too.
+        unfinished.into_iter().for_each(|job| self.enqueue(self.lock(), job));
         worker
     }
 
@@ -264,15 +305,14 @@ impl Shared {
             return if queue.is_closed { Next::Closed } else { Next::Idle };
         }
         let (mut jobs, mut requests) = (Vec::new(), 0);
-        while let Some(job) = queue.jobs.pop_front() {
-            requests += job.makes.len();
+        while let Some(job) = queue.pop(self.piece) {
+            requests += job.left().min(self.piece);
             jobs.push(job);
-            let next = queue.jobs.front().map_or(0, |job| job.makes.len());
+            let next = queue.jobs.front().map_or(0, |job| job.left().min(self.piece));
             if requests + next > self.max_batch {
                 break;
             }
         }
-        queue.requests -= requests;
         self.depth.store(queue.requests, Ordering::Relaxed);
         Next::Jobs(jobs)
     }
@@ -295,31 +335,40 @@ enum Next {
     Closed,
 }
 
-/// Answers every job; returns how many requests were worked on.
-fn answer_jobs(engine: &Arc<Engine>, worker: &mut Worker, jobs: Vec<Job>, max_batch: usize) -> usize {
+/// Answers a piece of every job, a batch at a time; returns how many requests were worked on, and the jobs that have more.
+fn answer_jobs(
+    engine: &Arc<Engine>,
+    worker: &mut Worker,
+    jobs: Vec<Job>,
+    (piece, max_batch): (usize, usize),
+) -> (usize, Vec<Job>) {
     let now = Instant::now();
     let mut waiting = Vec::with_capacity(jobs.len());
     let mut requests = Vec::new();
-    for Job { makes, deadline, reply } in jobs {
-        if reply.is_closed() {
+    for mut job in jobs {
+        if job.reply.is_closed() {
             continue;
         }
-        if now >= deadline {
+        if now >= job.deadline {
             // Whoever went away needs no answer.
-            let _ = reply.send(Err(DispatchError::Expired));
+            let _ = job.reply.send(Err(DispatchError::Expired));
             continue;
+        }
+        if job.begun.as_ref().is_some_and(|(other, _)| !Arc::ptr_eq(other, engine)) {
+            job.begun = None;
         }
         let made = catch_unwind(AssertUnwindSafe(|| {
-            makes.into_iter().map(|make| make(engine)).collect::<Result<Vec<ListRequest>, ApiError>>()
+            let makes = job.makes.iter().skip(job.answered()).take(piece);
+            makes.map(|make| make(engine)).collect::<Result<Vec<ListRequest>, ApiError>>()
         }))
         .unwrap_or_else(|_| Err(ApiError::internal("making a request panicked")));
         match made {
             Ok(made) => {
-                waiting.push((reply, made.len()));
+                waiting.push((job, made.len()));
                 requests.extend(made);
             }
             Err(error) => {
-                let _ = reply.send(Err(DispatchError::Bad(error)));
+                let _ = job.reply.send(Err(DispatchError::Bad(error)));
             }
         }
     }
@@ -328,16 +377,25 @@ fn answer_jobs(engine: &Arc<Engine>, worker: &mut Worker, jobs: Vec<Job>, max_ba
         answers.extend(answer_batch(engine, worker, batch));
     }
     let mut answers = answers.into_iter();
-    for (reply, count) in waiting {
+    let mut unfinished = Vec::new();
+    for (mut job, count) in waiting {
         // Taken first and looked at then: a job that fails must not leave its answers to the next one.
         let of_job: Vec<Option<Answer>> = answers.by_ref().take(count).collect();
-        let whole: Option<Vec<Answer>> = of_job.into_iter().collect();
-        let _ = reply.send(match whole {
-            Some(answers) => Ok((Arc::clone(engine), answers)),
-            None => Err(DispatchError::Bad(ApiError::internal("a list panicked, and so did what stands for it"))),
-        });
+        let Some(whole) = of_job.into_iter().collect::<Option<Vec<Answer>>>() else {
+            let error = ApiError::internal("a list panicked, and so did what stands for it");
+            let _ = job.reply.send(Err(DispatchError::Bad(error)));
+            continue;
+        };
+        let (of, mut answered) = job.begun.take().unwrap_or_else(|| (Arc::clone(engine), Vec::new()));
+        answered.extend(whole);
+        if answered.len() == job.makes.len() {
+            let _ = job.reply.send(Ok((of, answered)));
+        } else {
+            job.begun = Some((of, answered));
+            unfinished.push(job);
+        }
     }
-    requests.len()
+    (requests.len(), unfinished)
 }
 
 /// Nothing for a request that panics with the towers and without.
@@ -463,6 +521,106 @@ mod tests {
         assert_eq!(made.load(Ordering::Relaxed), 0);
     }
 
+    /// Makes a list and notes a word.
+    fn noted(log: &Arc<Mutex<Vec<String>>>, word: &str) -> Make {
+        let (log, word) = (Arc::clone(log), word.to_owned());
+        Box::new(move |_| {
+            log.lock().unwrap().push(word.clone());
+            Ok(request(known(UserIdx(0), &[])))
+        })
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn others_pass_between_the_pieces_of_a_long_submission() {
+        let (_, dispatcher) = dispatcher(engine(Which::First), 1, 4, 100);
+        let dispatcher = Arc::new(dispatcher);
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (first, is_begun, go) = held();
+        let others = ["long 1", "long 2", "long 3", "long 4"].map(|word| noted(&log, word));
+        let makes: Vec<Make> = std::iter::once(first).chain(others).collect();
+        let long = Arc::clone(&dispatcher);
+        let long = tokio::spawn(async move { long.submit_all(makes, soon()).await });
+        is_begun.recv().unwrap();
+        // What is left of the long one waits behind whoever comes while its first lists are made.
+        let mut short = Vec::new();
+        for word in ["short 1", "short 2", "short 3"] {
+            let (dispatcher, make) = (Arc::clone(&dispatcher), noted(&log, word));
+            let before = dispatcher.depth();
+            let waiting = Arc::clone(&dispatcher);
+            short.push(tokio::spawn(async move { dispatcher.submit(make, soon()).await }));
+            while waiting.depth() == before {
+                tokio::task::yield_now().await;
+            }
+        }
+        go.send(()).unwrap();
+        for task in short {
+            task.await.unwrap().unwrap();
+        }
+        assert_eq!(long.await.unwrap().unwrap().1.len(), 5);
+        let log = log.lock().unwrap().clone();
+        assert_eq!(log, ["long 1", "short 1", "short 2", "short 3", "long 2", "long 3", "long 4"]);
+        assert_eq!(dispatcher.depth(), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_long_submission_keeps_nobody_out() {
+        let (_, dispatcher) = dispatcher(engine(Which::First), 1, 4, 100);
+        let dispatcher = Arc::new(dispatcher);
+        let (first, is_begun, go) = held();
+        let other = Arc::clone(&dispatcher);
+        let under_way = tokio::spawn(async move { other.submit(first, soon()).await });
+        is_begun.recv().unwrap();
+        // At this pace nobody may wait for more than a batch.
+        dispatcher.shared.pace.store(1_000_000_000, Ordering::Relaxed);
+        let submit = |makes: Vec<Make>| {
+            let dispatcher = Arc::clone(&dispatcher);
+            tokio::spawn(async move { dispatcher.submit_all(makes, soon()).await })
+        };
+        let long = submit((0..50).map(|_| list()).collect());
+        while dispatcher.depth() < 50 {
+            tokio::task::yield_now().await;
+        }
+        let short = submit(vec![list()]);
+        while dispatcher.depth() < 51 {
+            assert!(!short.is_finished(), "refused for lists that come after it");
+            tokio::task::yield_now().await;
+        }
+        go.send(()).unwrap();
+        under_way.await.unwrap().unwrap();
+        assert_eq!(short.await.unwrap().unwrap().1.len(), 1);
+        assert_eq!(long.await.unwrap().unwrap().1.len(), 50);
+        let queue = dispatcher.shared.lock();
+        assert_eq!((queue.requests, queue.ahead), (0, 0));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_long_submission_is_of_one_bundle_though_another_takes_over_between_its_pieces() {
+        let engines = [engine(Which::First), engine(Which::Second)];
+        let (slot, dispatcher) = dispatcher(Arc::clone(&engines[0]), 1, 4, 100);
+        let next = Arc::clone(&engines[1]);
+        let users = 0..7_u32;
+        let make = |user: u32| -> Make {
+            let (slot, next) = (Arc::clone(&slot), Arc::clone(&next));
+            Box::new(move |_| {
+                // The second piece is under way when the other bundle comes.
+                if user == 3 {
+                    slot.store(Arc::clone(&next));
+                }
+                Ok(request(known(UserIdx(user), &[user])))
+            })
+        };
+        let (of, answers) = dispatcher.submit_all(users.clone().map(make).collect(), soon()).await.unwrap();
+        assert!(Arc::ptr_eq(&of, &engines[1]));
+        let requests: Vec<ListRequest> = users.map(|user| request(known(UserIdx(user), &[user]))).collect();
+        let items = |answers: &[Answer]| -> Vec<Vec<ItemIdx>> {
+            answers.iter().map(|answer| answer.items.iter().map(|entry| entry.item).collect()).collect()
+        };
+        let expected = Worker::new(Arc::clone(&engines[1])).answer(&requests);
+        assert_eq!(items(&answers), items(&expected));
+        assert_ne!(items(&answers), items(&Worker::new(Arc::clone(&engines[0])).answer(&requests)));
+        assert_eq!(dispatcher.depth(), 0);
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn closing_answers_what_waits_and_takes_nothing_more() {
         let (_, dispatcher) = dispatcher(engine(Which::First), 1, 4, 100);
@@ -520,7 +678,7 @@ mod tests {
         let (_, dispatcher) = dispatcher(Arc::new(engine), 1, 16, 100);
         let make = |history: Vec<ItemIdx>| -> Make {
             Box::new(move |_| {
-                let mut asked = request(crate::request::Listener::Anonymous { history });
+                let mut asked = request(crate::request::Listener::Anonymous { history: history.clone() });
                 asked.variant = variant(Arm::Baseline("moody".into()), false);
                 Ok(asked)
             })

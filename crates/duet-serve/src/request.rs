@@ -1,6 +1,12 @@
 //! What is asked of an engine, and what it answers: rows of one bundle, never ids.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use duet_core::{ItemIdx, UserIdx, condition::Condition};
 use duet_retrieval::ItemFilter;
@@ -45,6 +51,22 @@ impl Listener {
     }
 }
 
+/// What all lists that were asked for together have taken of a re-ranker's time.
+#[derive(Debug, Clone, Default)]
+pub struct RerankTime(Arc<AtomicU64>);
+
+impl RerankTime {
+    /// How much it is.
+    pub fn taken(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Adds what a list took.
+    pub fn add(&self, took: Duration) {
+        self.0.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
 /// A list to be made.
 #[derive(Debug, Clone)]
 pub struct ListRequest {
@@ -62,6 +84,8 @@ pub struct ListRequest {
     pub explain: bool,
     /// By which recommender.
     pub variant: Arc<Variant>,
+    /// Shared by the lists of a batch.
+    pub rerank_time: RerankTime,
     /// The time, milliseconds since 1970 UTC.
     pub now_ms: i64,
 }

@@ -20,7 +20,7 @@ use duet_train::{bundle, train};
 use tempfile::TempDir;
 
 use crate::{
-    request::{ListRequest, Listener},
+    request::{ListRequest, Listener, RerankTime},
     variants::{Arm, Variant},
 };
 
@@ -182,6 +182,7 @@ pub(crate) fn request(listener: Listener) -> ListRequest {
         conditions: Vec::new(),
         explain: false,
         variant: variant(Arm::TwoTower, false),
+        rerank_time: RerankTime::default(),
         now_ms: 0,
     }
 }

@@ -77,7 +77,7 @@ pub struct EngineOptions {
     pub rerank: bool,
     /// Candidates that a re-ranker gets.
     pub rerank_candidates: usize,
-    /// How long a re-ranker may take for a list.
+    /// How long a re-ranker may take for a list, and for how long it may begin lists that were asked for together.
     pub rerank_budget: Duration,
     /// The column of the users table that says whose trends count for whom.
     pub segment_column: Option<String>,

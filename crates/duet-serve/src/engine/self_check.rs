@@ -7,7 +7,7 @@ use duet_train::embedding_pass::UserEmbedder;
 
 use super::Engine;
 use crate::{
-    request::{ListRequest, Listener},
+    request::{ListRequest, Listener, RerankTime},
     variants::{Arm, Variant},
     worker::Worker,
 };
@@ -60,6 +60,7 @@ impl Engine {
             conditions: Vec::new(),
             explain: false,
             variant: Arc::clone(&variant),
+            rerank_time: RerankTime::default(),
             now_ms: 0,
         };
         let rows: Vec<Option<UserIdx>> = users.iter().copied().map(Some).chain([None]).collect();

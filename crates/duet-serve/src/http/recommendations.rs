@@ -30,7 +30,7 @@ use crate::{
     config::ServeConfig,
     dispatch::{DispatchError, Make},
     engine::Engine,
-    request::{Answer, AnswerItem, ListRequest, Listener, Source},
+    request::{Answer, AnswerItem, ListRequest, Listener, RerankTime, Source},
     served_log::{ServedList, ServedUser},
     stages::diversity,
     variants::{Arm, Variant},
@@ -143,6 +143,7 @@ struct Asked {
     filter: Vec<String>,
     explain: bool,
     variant: Arc<Variant>,
+    rerank_time: RerankTime,
     now_ms: i64,
 }
 
@@ -179,7 +180,7 @@ pub async fn get_recommendations(
     let Path(user_id) = path.map_err(|error| ApiError::bad_request(error.body_text()))?;
     let Query(pairs) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
     let entry = BatchEntry { user_id: Some(user_id), ..from_query(pairs)? };
-    let asked = Arc::new(checked(&app, entry)?);
+    let asked = Arc::new(checked(&app, entry, &RerankTime::default())?);
     if app.config.lists.precomputed_first {
         let engine = app.slot.load_full();
         if let Some(answer) = precomputed(&app, &engine, &asked).await {
@@ -229,7 +230,8 @@ pub async fn post_recommendations(
         return Err(ApiError::bad_request(format!("requests: {count} of them; there must be 1 to {most}")));
     }
     body.requests.iter().filter_map(|entry| entry.user_id.as_deref()).try_for_each(|id| caller.check_user(id))?;
-    let numbered = |(at, entry)| checked(&app, entry).map(Arc::new).map_err(|error| at_index(at, &error));
+    let rerank_time = RerankTime::default();
+    let numbered = |(at, entry)| checked(&app, entry, &rerank_time).map(Arc::new).map_err(|error| at_index(at, &error));
     let asked: Vec<Arc<Asked>> = body.requests.into_iter().enumerate().map(numbered).collect::<Result<_, _>>()?;
     let makes = asked.iter().map(|asked| make(&app, asked)).collect();
     let mut lists = Vec::with_capacity(asked.len());
@@ -303,7 +305,7 @@ fn from_query(pairs: Vec<(String, String)>) -> Result<BatchEntry, ApiError> {
 }
 
 /// Everything that can be said of a request without a bundle.
-fn checked(app: &AppState, entry: BatchEntry) -> Result<Asked, ApiError> {
+fn checked(app: &AppState, entry: BatchEntry, rerank_time: &RerankTime) -> Result<Asked, ApiError> {
     let settings = checked_settings(&app.config, &entry)?;
     let (who, variant) = match (entry.user_id, entry.history) {
         (Some(given), None) => {
@@ -329,6 +331,7 @@ fn checked(app: &AppState, entry: BatchEntry) -> Result<Asked, ApiError> {
         filter: entry.filter,
         explain: entry.explain,
         variant,
+        rerank_time: rerank_time.clone(),
         now_ms: app.clock.now_ms(),
     })
 }
@@ -397,6 +400,7 @@ fn request(app: &AppState, engine: &Engine, asked: &Asked) -> Result<ListRequest
         conditions: engine.conditions(&asked.filter)?,
         explain: asked.explain,
         variant: Arc::clone(&asked.variant),
+        rerank_time: asked.rerank_time.clone(),
         now_ms: asked.now_ms,
     })
 }

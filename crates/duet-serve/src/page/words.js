@@ -10,6 +10,7 @@ const SOURCES = {
 
 const DEGRADED = {
   deadline: "The personal list was not ready in time.",
+  reranker_budget: "Other lists of the same request took the time for the second ranking; the first one stands.",
   reranker_failed: "The second ranking failed; the first one stands.",
   reranker_missing: "The bundle has no second ranking; the first one stands.",
   reranker_slow: "The second ranking took too long; the first one stands.",

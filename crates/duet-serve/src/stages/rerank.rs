@@ -1,8 +1,11 @@
 //! Fifth stage, for variants that ask for it: a re-ranker puts the candidates in another order.
 //!
-//! It runs on a thread of its own beside the worker and has a budget for each list. Where it fails, panics, answers with other items, or
+//! It runs on a thread of its own beside the worker and has a budget. Where it fails, panics, answers with other items, or
 //! is over the budget, the list goes on as it was and says so. After [`FAILURES`] in a row it is left alone for [`PAUSE`]: lists don't
 //! wait for what is known to be broken. Then one list tries again.
+//!
+//! Lists that were asked for together have one budget: no list is begun when it is spent. So they take less than twice of it, and nobody
+//! else is kept from a worker by a batch that is put in order.
 
 use std::{
     collections::HashSet,
@@ -32,6 +35,8 @@ const PAUSE: Duration = Duration::from_secs(10);
 const FAILED: &str = "reranker_failed";
 /// What is told of one that was over its budget.
 const SLOW: &str = "reranker_slow";
+/// What is told where others of the same batch have taken the time.
+const SPENT: &str = "reranker_budget";
 /// What is told where the bundle has none.
 const MISSING: &str = "reranker_missing";
 
@@ -63,14 +68,19 @@ pub(crate) fn run(engine: &Engine, thread: Option<&mut RerankThread>, drafts: &m
     };
     let _span = tracing::debug_span!("rerank", lists = drafts.len()).entered();
     let _timer = StageTimer::start("rerank");
+    let budget = engine.options.rerank_budget;
     for draft in drafts.iter_mut().filter(|draft| wants(draft)) {
-        let reranked = match engine.breaker.refuses(Instant::now()) {
-            Some(why) => Err(why),
-            None => {
-                let reranked = thread.rerank(draft, engine.options.rerank_budget);
-                engine.breaker.note(reranked.as_ref().err().copied(), Instant::now());
-                reranked
-            }
+        let (time, started) = (&draft.request.rerank_time, Instant::now());
+        let reranked = if time.taken() >= budget {
+            Err(SPENT)
+        } else if let Some(why) = engine.breaker.refuses(started) {
+            Err(why)
+        } else {
+            let reranked = thread.rerank(draft, budget);
+            let ended = Instant::now();
+            time.add(ended.saturating_duration_since(started));
+            engine.breaker.note(reranked.as_ref().err().copied(), ended);
+            reranked
         };
         match reranked {
             Ok(candidates) => draft.candidates = candidates,
@@ -200,7 +210,7 @@ mod tests {
     use super::*;
     use crate::{
         engine::EngineOptions,
-        request::Answer,
+        request::{Answer, ListRequest, RerankTime},
         small_bundle::{Which, bundle, known, request, variant},
         variants::Arm,
         worker::Worker,
@@ -223,16 +233,23 @@ mod tests {
         Ok(candidates.iter().map(|entry| Scored { score: -entry.score, ..*entry }).collect())
     }
 
-    /// Answers of a worker with a planted re-ranker, and how often that was asked.
-    fn answers(how: fn(&[Scored]) -> Result<Vec<Scored>>, count: usize) -> (Vec<Answer>, usize) {
+    /// A worker with a planted re-ranker, and how often that was asked.
+    fn planted(how: fn(&[Scored]) -> Result<Vec<Scored>>) -> (Worker, Arc<AtomicUsize>) {
         let options = EngineOptions { rerank_budget: Duration::from_millis(200), ..EngineOptions::default() };
         let mut engine = Engine::build(&bundle(Which::First), &options).unwrap();
         let calls = Arc::new(AtomicUsize::new(0));
         engine.reranker = Some(Arc::new(Planted { how, calls: Arc::clone(&calls) }));
-        let mut worker = Worker::new(Arc::new(engine));
-        let mut asked = request(known(UserIdx(0), &[3]));
-        asked.variant = variant(Arm::TwoTower, true);
-        let answers = (0..count).map(|_| worker.answer(std::slice::from_ref(&asked)).remove(0)).collect();
+        (Worker::new(Arc::new(engine)), calls)
+    }
+
+    fn asked() -> ListRequest {
+        ListRequest { variant: variant(Arm::TwoTower, true), ..request(known(UserIdx(0), &[3])) }
+    }
+
+    /// Answers of a worker with a planted re-ranker to so many requests, and how often that was asked.
+    fn answers(how: fn(&[Scored]) -> Result<Vec<Scored>>, count: usize) -> (Vec<Answer>, usize) {
+        let (mut worker, calls) = planted(how);
+        let answers = (0..count).map(|_| worker.answer(&[asked()]).remove(0)).collect();
         (answers, calls.load(Ordering::Relaxed))
     }
 
@@ -275,11 +292,32 @@ mod tests {
     }
 
     #[test]
+    fn the_lists_of_a_batch_have_one_budget() {
+        let (mut worker, calls) = planted(|candidates| {
+            std::thread::sleep(Duration::from_millis(120));
+            turned(candidates)
+        });
+        // Two batches in the same turn, and a list of its own; two more pieces of the first batch after it.
+        let (first, second) = (RerankTime::default(), RerankTime::default());
+        let of = |time: &RerankTime| ListRequest { rerank_time: time.clone(), ..asked() };
+        let turn = [of(&first), of(&first), of(&second), of(&first), asked()];
+        let words = |answers: &[Answer]| -> Vec<Option<&str>> {
+            answers.iter().map(|answer| answer.degraded.first().copied()).collect()
+        };
+        let answers = worker.answer(&turn);
+        assert_eq!(words(&answers), [None, None, None, Some(SPENT), None]);
+        assert_eq!(words(&worker.answer(&[of(&first), of(&first)])), [Some(SPENT); 2]);
+        // Nothing failed: the re-ranker is not left alone.
+        assert_eq!(words(&worker.answer(&[asked()])), [None]);
+        assert_eq!(calls.load(Ordering::Relaxed), 5);
+        assert_eq!(answers[3].items, plain().items);
+        assert_ne!(answers[2].items, plain().items);
+    }
+
+    #[test]
     fn a_bundle_without_one_says_so() {
         let engine = Engine::open(&bundle(Which::First), &EngineOptions::default()).unwrap();
-        let mut asked = request(known(UserIdx(0), &[3]));
-        asked.variant = variant(Arm::TwoTower, true);
-        let answer = Worker::new(engine).answer(&[asked]).remove(0);
+        let answer = Worker::new(engine).answer(&[asked()]).remove(0);
         assert_eq!((answer.items, answer.degraded), (plain().items, vec![MISSING]));
     }
 
