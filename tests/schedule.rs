@@ -489,6 +489,41 @@ fn each_tick_publishes_and_a_failed_one_changes_nothing() {
     service.served();
 }
 
+#[test]
+fn trees_are_part_of_a_tick_that_wants_them_and_fail_it_where_they_can_not_be() {
+    let service = Service::new(4);
+    service.tick(&[]);
+    assert!(!service.path("work/current/reranker").exists());
+    service.second_instalment();
+    let said = service.tick(&["--rerank", "--set", "reranker.trees=10", "--set", "reranker.examples=candidates"]);
+    let tick = service.last();
+    let steps: Vec<Step> = tick.steps.iter().map(|step| step.step).collect();
+    let expected = [Step::Prepare, Step::Train, Step::Rerank, Step::Evaluate, Step::Embed, Step::Gate, Step::Publish];
+    assert_eq!(steps, expected, "{said}");
+    assert!(figure(&tick, Step::Train, "warmed_from").is_null(), "no validation part would be left");
+    let trees = figure(&tick, Step::Rerank, "trees").as_u64();
+    assert!(trees.is_some_and(|trees| (1..=10).contains(&trees)), "{tick:?}");
+    assert_eq!(figure(&tick, Step::Rerank, "learned_from"), "candidates");
+    assert!(figure(&tick, Step::Evaluate, "boosted_trees_ndcg_at_10").as_f64() > Some(0.0), "{tick:?}");
+    let bundle = service.path("work/current");
+    assert!(bundle.join("reranker/trees.bin").exists());
+    let out = service.path("reranked.csv");
+    duet(&["recommend", "--bundle", text(&bundle), "--users", "all", "--k", "5", "--rerank", "--out", text(&out)]);
+    let lists = service.served();
+    assert_ne!(fs::read_to_string(out).expect("lists"), lists, "the trees change nothing");
+
+    // Nothing was shown in a validation part of last events: the trees can't be had, and the tick fails as by any other step.
+    let no_trees = ["--rerank", "--set", "reranker.examples=impressions", "--set", "data.validation=leave-last-out"];
+    service.failing_tick(&no_trees, &["failed, rerank", "no impressions of a validation period"]);
+    let failed = service.last();
+    assert_eq!((failed.outcome, failed.error().map(|(step, _)| step)), (Outcome::Failed, Some(Step::Rerank)));
+    assert_eq!(service.current(), Path::new("bundles").join(&tick.id));
+    assert!(service.served() == lists, "other lists are served");
+    // What can never work is said before anything is done.
+    service.failing_tick(&["--rerank", "--set", "data.validation=none"], &["data.validation is none", "--rerank"]);
+    assert_eq!(service.last().id, failed.id, "no tick began");
+}
+
 /// Enough epochs that something can come between.
 const LONG: [&str; 4] = ["--set", "train.epochs=60", "--set", "train.checkpoint_minutes=0.0005"];
 

@@ -52,6 +52,10 @@ pub(crate) struct RunArgs {
     /// auto, cpu, ndarray, wgpu or wgpu:INDEX.
     #[arg(long, default_value = "auto", value_name = "DEVICE", help_heading = "Training")]
     device: DeviceChoice,
+    /// Train boosted trees too, as `duet rerank` does (--set reranker.KEY=VALUE), and take them into the bundle. They learn from a
+    /// validation part, which no warm start has: every training begins afresh then.
+    #[arg(long, help_heading = "Training")]
+    rerank: bool,
     /// Published runs and bundles that are kept, and as many that were not published; older ones are deleted, the current one
     /// never.
     #[arg(long, default_value_t = 7, value_name = "N", value_parser = values::positive, help_heading = "Gate")]
@@ -91,7 +95,7 @@ fn flush(nats: &NatsArgs, kafka: &KafkaArgs, zone: Option<&str>, stop: Arc<Atomi
 }
 
 /// Sections of a training's configuration; all other settings are those of `prepare`.
-const TRAINING: [&str; 6] = ["data", "model", "loss", "train", "index", "fallback"];
+const TRAINING: [&str; 7] = ["data", "model", "loss", "train", "index", "fallback", "reranker"];
 
 fn is_of_training(setting: &str) -> bool {
     setting.split_once('.').is_some_and(|(section, _)| TRAINING.contains(&section.trim()))
@@ -117,6 +121,7 @@ impl RunArgs {
                 None => Config::resolve(&[configuration::shipped(DatasetKind::Events)], &training)?,
             },
             prepare: sources.options()?,
+            rerank: self.rerank,
             device: self.device,
             gate: Gate { min_gain: self.min_gain, max_drop: self.max_drop },
             keep: self.keep,
@@ -170,7 +175,9 @@ mod tests {
 
     #[test]
     fn settings_go_where_they_belong() {
-        assert!(is_of_training("model.dim=8") && is_of_training("train.warm_epochs=2"));
+        for training in ["model.dim=8", "train.warm_epochs=2", "reranker.trees=50"] {
+            assert!(is_of_training(training), "{training}");
+        }
         for other in ["split.held_out=days:7", "quality.max_psi=0.2", "privacy.age_edges=[18]", "nonsense"] {
             assert!(!is_of_training(other), "{other}");
         }

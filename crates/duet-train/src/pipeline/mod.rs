@@ -9,8 +9,8 @@
 //! WORK/records/ID.json     what every step of the tick did (see [`Record`])
 //! ```
 //!
-//! * A tick does ingest (where there is something to take in), prepare, train, evaluate, embed, gate, publish. ID is its
-//!   start, UTC: `20261124T190000Z`.
+//! * A tick does ingest (where there is something to take in), prepare, train, rerank (where trees are wanted), evaluate, embed, gate,
+//!   publish. ID is its start, UTC: `20261124T190000Z`.
 //! * Publishing is the rename of a link: a reader finds the old bundle or the new one. Whatever fails before leaves
 //!   `current` as it is.
 //! * After a kill, the next tick clears away what was half done and takes up a training from its checkpoint, if data and
@@ -51,6 +51,8 @@ pub struct PipelineOptions {
     pub prepare: PrepareOptions,
     /// The training's configuration.
     pub config: Config,
+    /// Whether each run gets boosted trees. They learn from a validation part, which no warm start has, so every training begins afresh.
+    pub rerank: bool,
     /// Where to compute.
     pub device: DeviceChoice,
     /// What a bundle must reach to be published.
@@ -63,11 +65,12 @@ pub struct PipelineOptions {
 
 impl fmt::Debug for PipelineOptions {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { work, config, device, gate, keep, .. } = self;
+        let Self { work, config, rerank, device, gate, keep, .. } = self;
         formatter
             .debug_struct("PipelineOptions")
             .field("work", work)
             .field("config", config)
+            .field("rerank", rerank)
             .field("device", device)
             .field("gate", gate)
             .field("keep", keep)

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use duet_core::{Error, Result, artifact::IfExists};
+use duet_core::{Error, Result, artifact::IfExists, config::Validation};
 use duet_data::{
     dataset::Dataset,
     prepare::{HeldOut, prepare},
@@ -23,6 +23,7 @@ use super::{
 use crate::{
     bundle::{EmbedOptions, embed},
     evaluate::{Baseline, EvaluateOptions, evaluate},
+    reranker::{RerankOptions, train_reranker},
     run,
     train::{StopReason, TrainOptions, train},
     warm_start::WarmStart,
@@ -45,10 +46,15 @@ impl Pipeline {
     /// Takes the work directory.
     ///
     /// # Errors
-    /// [`Error::Input`] if another process works there, or nothing is to be held out for the evaluation.
+    /// [`Error::Input`] if another process works there, or nothing is to be held out for the evaluation or the trees.
     pub fn open(mut options: PipelineOptions) -> Result<Self> {
         if options.prepare.held_out == HeldOut::Nothing {
             return Err(Error::input("split.held_out is none, and the gate needs a held-out part: give days:7, say"));
+        }
+        if options.rerank && options.config.data.validation == Validation::None {
+            return Err(Error::input(
+                "data.validation is none, and --rerank needs a validation part: the trees learn from it; give auto, say",
+            ));
         }
         options.prepare.update = true;
         let place = Place::open(&options.work)?;
@@ -105,7 +111,7 @@ impl Pipeline {
     }
 
     fn steps(&self, record: &mut Record) -> Result<Result<(), Ended>> {
-        let PipelineOptions { flush, prepare: prepare_options, device, gate, .. } = &self.options;
+        let PipelineOptions { flush, prepare: prepare_options, rerank, device, gate, .. } = &self.options;
         let id = record.id.clone();
         let published = self.place.current();
         macro_rules! step {
@@ -137,6 +143,9 @@ impl Pipeline {
             ))
         });
         step!(Step::Train, || self.train(&id, published.as_deref()));
+        if *rerank {
+            step!(Step::Rerank, || self.rerank(&id));
+        }
         let measured = step!(Step::Evaluate, || {
             let report = evaluate(&EvaluateOptions {
                 device: *device,
@@ -145,11 +154,12 @@ impl Pipeline {
             })?;
             report.write(&self.place.evaluation(&id))?;
             let measured = Measured::of(&report)?;
-            let found = figures([
+            let mut found = figures([
                 ("ndcg_at_10", json!(measured.ndcg)),
                 ("popularity_ndcg_at_10", json!(measured.popularity)),
                 ("users", json!(measured.users)),
             ]);
+            found.extend(measured.boosted_trees.map(|ndcg| ("boosted_trees_ndcg_at_10".to_owned(), json!(ndcg))));
             Ok((measured, found))
         });
         record.ndcg_at_10 = Some(measured.ndcg);
@@ -227,11 +237,11 @@ impl Pipeline {
     }
 
     fn train(&self, id: &str, published: Option<&str>) -> Result<((), Figures)> {
-        let PipelineOptions { config, device, stop, .. } = &self.options;
+        let PipelineOptions { config, rerank, device, stop, .. } = &self.options;
         let out = self.place.run(id);
         let resumed = self.take_up(id)?;
         // The run may have been removed by hand; a training afresh needs none.
-        let source = published.map(|id| self.place.run(id)).filter(|run| run.exists());
+        let source = published.filter(|_| !rerank).map(|id| self.place.run(id)).filter(|run| run.exists());
         let summary = train(&TrainOptions {
             config: config.clone(),
             dataset: self.place.dataset(),
@@ -263,6 +273,29 @@ impl Pipeline {
         ))
     }
 
+    fn rerank(&self, id: &str) -> Result<((), Figures)> {
+        let made = train_reranker(&RerankOptions {
+            run: self.place.run(id),
+            dataset: None,
+            device: self.options.device,
+            settings: Vec::new(),
+        })?;
+        let info = &made.info;
+        let held_out = info.held_out;
+        Ok((
+            (),
+            figures([
+                ("trees", json!(info.trees)),
+                ("learned_from", json!(info.examples)),
+                ("rows", json!(info.rows)),
+                ("positives", json!(info.positives)),
+                ("held_out_lists", json!(held_out.map(|held_out| held_out.lists))),
+                ("held_out_model_ndcg_at_10", json!(held_out.map(|held_out| held_out.model_ndcg))),
+                ("held_out_trees_ndcg_at_10", json!(held_out.map(|held_out| held_out.trees_ndcg))),
+            ]),
+        ))
+    }
+
     /// Takes up the training of the tick before this one, if that was stopped or killed and data and configuration are the
     /// same. Returns that tick's id.
     fn take_up(&self, id: &str) -> Result<Option<String>> {
@@ -277,6 +310,7 @@ impl Pipeline {
         match run::read_records(&from) {
             Ok((config, info))
                 if info.dataset_fingerprint == fingerprint
+                    && !(self.options.rerank && info.warmed_from.is_some())
                     && config.clone().placed_as(&self.options.config) == self.options.config =>
             {
                 let to = self.place.run(id);
