@@ -522,6 +522,44 @@ fn a_key_is_asked_for_and_switched_off_events_are_said() {
 }
 
 #[test]
+fn a_press_that_is_refused_for_good_is_told_and_never_counts() {
+    in_browser(async |browser| {
+        let service = Service::start(with_events);
+        browser.go(&service.address()).await;
+        browser.log_in("somebody new").await;
+        let before = browser.list().await;
+        // A clock that is far ahead: the service takes no such event, however often it is sent.
+        browser.value("void (window.timely = Date.prototype.toISOString)").await;
+        browser.value("void (Date.prototype.toISOString = () => '2999-01-01T00:00:00.000Z')").await;
+        browser.click("#artists li:nth-child(3) [data-deed=click]").await;
+        browser.until("document.getElementById('artists').innerText.includes('does not count')").await;
+        let notices = "[...document.querySelectorAll('#artists .notice.bad:not([hidden])')].map((one) => one.innerText).join(' ')";
+        let told = browser.words(notices).await;
+        assert!(told.contains("That you opened") && told.contains("between 1970 and tomorrow"), "{told}");
+        assert_eq!(browser.value("document.querySelectorAll('#deeds li').length").await, json!(0));
+        assert_eq!(browser.list().await, before, "a press that does not count changes no list");
+        browser.picture("refused").await;
+
+        // The next press is in time, and is the only one that counts.
+        browser.value("void (Date.prototype.toISOString = window.timely)").await;
+        browser.click("#artists li:nth-child(1) [data-deed=click]").await;
+        browser.until("document.querySelectorAll('#deeds li').length > 0").await;
+        browser.until("document.querySelector('#artists .changes').textContent.startsWith('You opened')").await;
+        assert_eq!(browser.value("document.querySelectorAll('#deeds li').length").await, json!(1));
+        browser.until("!document.querySelector('#artists .notice.bad:not([hidden])')").await;
+        let clicks: Vec<Value> = service
+            .journal()
+            .into_iter()
+            .filter(|event| event["type"] == "click")
+            .map(|mut event| event["item_id"].take())
+            .collect();
+        assert_eq!(clicks, [json!(before[0])]);
+        let console = browser.console();
+        assert!(console.iter().all(|line| line.contains("v1/events") && line.contains("400")), "{console:?}");
+    });
+}
+
+#[test]
 fn what_was_too_much_is_sent_again_by_itself() {
     in_browser(async |browser| {
         // One request at once and one every four seconds: the list is the first, its impressions are one too many.

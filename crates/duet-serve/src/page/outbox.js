@@ -1,4 +1,5 @@
-// Events on their way to the service. What could not be sent stays, with its event id: sent twice, it counts once.
+// Events on their way to the service. What could not be sent stays, with its event id: sent twice, it counts once. What the service
+// refuses for good goes, and whoever added it finds out.
 
 import { Refused, ask, uuid } from "./api.js";
 
@@ -7,6 +8,11 @@ const MOST_A_REQUEST = 200;
 // Browsers carry on with 64 KiB when a page is left.
 const MOST_KEPT_ALIVE = 100;
 const MOST_WAITING = 5000;
+
+// Whether asking again, as it is, would be refused again. A key (401) may still be given, and what the service failed at it may do yet.
+function isFinal(error) {
+  return error instanceof Refused && error.status >= 400 && error.status < 500 && error.status !== 401 && error.status !== 429;
+}
 
 export class Outbox {
   constructor() {
@@ -21,16 +27,24 @@ export class Outbox {
     });
   }
 
+  // Returns what becomes of the event: `waits` until the service has taken it, or `refused` it.
   add(type, listener, kind, item, list, position, rest = {}) {
-    if (this.off !== null) return;
-    this.waiting.push({
-      event_id: uuid(), type, user_id: listener, item_kind: kind, item_id: item, ts: new Date().toISOString(),
-      request_id: list, position, surface: "page", session_id: this.session, ...rest,
-    });
-    this.waiting.splice(0, Math.max(0, this.waiting.length - MOST_WAITING));
+    const entry = {
+      waits: true,
+      refused: null,
+      event: {
+        event_id: uuid(), type, user_id: listener, item_kind: kind, item_id: item, ts: new Date().toISOString(),
+        request_id: list, position, surface: "page", session_id: this.session, ...rest,
+      },
+    };
+    this.waiting.push(entry);
+    if (this.off !== null) this.settle(this.waiting, () => this.off);
+    const most = this.waiting.slice(0, Math.max(0, this.waiting.length - MOST_WAITING));
+    this.settle(most, () => new Refused(429, "Too many events wait to be sent.", null));
+    return entry;
   }
 
-  // Sends all that waits, one request after the other. Fails as the request does; what the service rejects for good is said.
+  // Sends all that waits, one request after the other; the first refusal of an event, or null. Fails as a request does that may yet go through.
   send(keepalive = false) {
     const run = this.last.then(() => this.sendAll(keepalive));
     this.last = run.catch(() => {});
@@ -38,25 +52,34 @@ export class Outbox {
   }
 
   async sendAll(keepalive) {
-    const rejected = [];
+    let refusal = null;
     while (this.waiting.length > 0) {
-      const events = this.waiting.slice(0, keepalive ? MOST_KEPT_ALIVE : MOST_A_REQUEST);
-      const sent = new Set(events);
-      let answer;
+      const entries = this.waiting.slice(0, keepalive ? MOST_KEPT_ALIVE : MOST_A_REQUEST);
+      let all = null;
+      let rejected;
       try {
-        answer = await ask("v1/events", { body: { events }, keepalive });
+        ({ rejected } = await ask("v1/events", { body: { events: entries.map((entry) => entry.event) }, keepalive }));
       } catch (error) {
-        if (!(error instanceof Refused) || error.passes || error.status === 401) throw error;
-        // Asking again would be refused again.
-        this.waiting = this.waiting.filter((event) => !sent.has(event));
-        if (error.status !== 404) throw new Refused(error.status, error.content?.rejected?.[0]?.error ?? error.message, null);
-        this.off = error.message;
-        this.waiting = [];
-        return;
+        if (!isFinal(error)) throw error;
+        all = error;
+        rejected = error.content?.rejected;
       }
-      this.waiting = this.waiting.filter((event) => !sent.has(event));
-      rejected.push(...(answer.rejected ?? []));
+      if (all?.status === 404) {
+        this.off = all;
+        this.settle(this.waiting, () => all);
+        return null;
+      }
+      const reasons = new Map((rejected ?? []).map(({ index, error }) => [index, new Refused(all?.status ?? 400, error, null)]));
+      this.settle(entries, (at) => reasons.get(at) ?? all);
+      refusal ??= entries.find((entry) => entry.refused !== null)?.refused ?? null;
     }
-    if (rejected.length > 0) throw new Refused(400, rejected[0].error, null);
+    return refusal;
+  }
+
+  // Entries that wait no longer; `why(at)` is the refusal of each, or null.
+  settle(entries, why) {
+    const settled = new Set(entries);
+    this.waiting = this.waiting.filter((entry) => !settled.has(entry));
+    entries.forEach((entry, at) => Object.assign(entry, { waits: false, refused: why(at) }));
   }
 }

@@ -29,12 +29,14 @@ export class Shelf {
     this.notice = new Notice();
     // Apart, so that events that arrive do not wipe away what is wrong with the list.
     this.lost = new Notice();
+    // What was pressed last and never counts; it stays until the next press.
+    this.dropped = new Notice();
     this.about = element("div", { class: "about" });
     this.items = element("ol", { class: "items", role: "list" });
     this.told = element("p", { class: "unseen", role: "status" });
     this.changes = element("p", { class: "changes", role: "status" });
     this.off = element("p", { class: "notice", hidden: true });
-    panel.replaceChildren(this.notice.box, this.lost.box, this.about, this.off, this.told, this.changes, this.items);
+    panel.replaceChildren(this.notice.box, this.lost.box, this.dropped.box, this.about, this.off, this.told, this.changes, this.items);
     this.list = null;
     this.pressed = [];
     this.turn = 0;
@@ -174,37 +176,53 @@ export class Shelf {
     this.sending = setTimeout(() => this.deliver(), IMPRESSION_DELAY_MS);
   }
 
+  // The first refusal of an event, or null.
   async send() {
     clearTimeout(this.sending);
-    await this.outbox.send();
-    if (this.outbox.off === null) return;
-    this.off.textContent = `Nothing you press here is kept, the list will not change. The service says: ${this.outbox.off}`;
+    const refusal = await this.outbox.send();
+    if (this.outbox.off === null) return refusal;
+    this.off.textContent = `Nothing you press here is kept, the list will not change. The service says: ${this.outbox.off.message}`;
     this.off.hidden = false;
     for (const button of this.items.querySelectorAll("button")) button.disabled = true;
+    return null;
   }
 
-  // Sends what waits. What was pressed counts once it has arrived, whichever try it came with; then the list is asked for again.
+  // Sends what waits. What was pressed counts once it has arrived, whichever try it came with; then the list is asked for again. What is
+  // refused for good never counts.
   async deliver() {
+    let refusal;
     try {
-      await this.send();
+      refusal = await this.send();
     } catch (error) {
       if (!this.stopped) this.lost.show(error, () => this.deliver());
       return;
     }
     // Who pressed has logged out: the events arrived, and what is shown now is somebody else's.
     if (this.stopped) return;
-    this.lost.clear();
-    const pressed = this.pressed.splice(0);
-    if (pressed.length === 0 || this.outbox.off !== null) return;
-    for (const { done } of pressed) done();
-    await this.load(pressed.at(-1).words);
+    const settled = this.pressed.filter(({ entries }) => entries.every((entry) => !entry.waits));
+    this.pressed = this.pressed.filter((press) => !settled.includes(press));
+    if (this.outbox.off !== null) {
+      this.lost.clear();
+      return;
+    }
+    const arrived = settled.filter(({ entries }) => entries.every((entry) => entry.refused === null));
+    const refused = settled.find((press) => !arrived.includes(press));
+    if (refused) {
+      const { status, message } = refused.entries.find((entry) => entry.refused !== null).refused;
+      this.dropped.show(new Refused(status, `That you ${refused.words} does not count: ${message}`, null));
+    }
+    if (refusal && !refused) this.lost.show(refusal);
+    else this.lost.clear();
+    if (arrived.length === 0) return;
+    for (const { done } of arrived) done();
+    await this.load(arrived.at(-1).words);
   }
 
   async act(type, item, events = [[type]]) {
     if (this.panel.hasAttribute("aria-busy")) return;
-    for (const [event, rest] of events) {
-      this.outbox.add(event, this.visit.listener, this.kind, item.item_id, this.list.request_id, item.position, rest);
-    }
+    const entries = events.map(([event, rest]) =>
+      this.outbox.add(event, this.visit.listener, this.kind, item.item_id, this.list.request_id, item.position, rest));
+    this.dropped.clear();
     const words = `${DEEDS[type]} ${item.name}`;
     const done = () => {
       if (type === "follow") this.visit.followed.add(item.item_id);
@@ -212,7 +230,7 @@ export class Shelf {
       this.visit.did(words);
     };
     this.panel.setAttribute("aria-busy", "true");
-    this.pressed.push({ words, done });
+    this.pressed.push({ words, done, entries });
     await this.deliver();
     if (!this.stopped) this.panel.removeAttribute("aria-busy");
   }
@@ -239,6 +257,7 @@ export class Shelf {
     this.seen.disconnect();
     this.notice.clear();
     this.lost.clear();
+    this.dropped.clear();
     this.panel.removeAttribute("aria-busy");
     this.panel.replaceChildren();
   }
