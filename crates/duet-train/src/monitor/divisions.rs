@@ -1,5 +1,7 @@
 //! Ways to divide the served users by what the dataset knows of them.
 
+use std::collections::HashMap;
+
 use duet_core::{
     Result,
     table::{Column, ColumnValues, FeatureTable},
@@ -11,6 +13,8 @@ use serde::{Deserialize, Serialize};
 const MISSING: &str = "(missing)";
 /// Users who are not in the table.
 const UNKNOWN: &str = "(not in the dataset)";
+/// Parts of a column of numbers.
+const QUARTERS: usize = 4;
 
 /// What was put together, or left out, for being too small.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,11 +53,40 @@ pub(super) fn divide(
     columns: &[String],
     limits: FoldLimits,
 ) -> Result<Vec<Division>> {
-    let chosen: Vec<&Column> = match columns {
-        [] => table.columns.iter().collect(),
-        names => names.iter().map(|name| table.column(name)).collect::<Result<_>>()?,
+    Ok(chosen(table, columns)?.into_iter().filter_map(|column| division(column, rows, limits)).collect())
+}
+
+fn chosen<'a>(table: &'a FeatureTable, columns: &[String]) -> Result<Vec<&'a Column>> {
+    match columns {
+        [] => Ok(table.columns.iter().collect()),
+        names => names.iter().map(|name| table.column(name)).collect(),
+    }
+}
+
+/// How many segments [`divide`] can ever give that have as many users as `limits.min_users`, whoever is served: a function of the table
+/// alone, so that it is the same on every day.
+///
+/// # Errors
+/// As [`divide`].
+pub(super) fn slots(table: &FeatureTable, columns: &[String], limits: FoldLimits) -> Result<usize> {
+    Ok(chosen(table, columns)?.into_iter().map(|column| slots_of(column, limits)).sum())
+}
+
+fn slots_of(column: &Column, limits: FoldLimits) -> usize {
+    let least = limits.min_users.max(1);
+    let quarters = |known: usize| (known / least).min(QUARTERS) + usize::from(column.values.len() - known >= least);
+    let values = match &column.values {
+        ColumnValues::TextList(_) => return 0,
+        ColumnValues::Text(values) => {
+            let mut users: HashMap<Option<&str>, usize> = HashMap::new();
+            values.iter().for_each(|value| *users.entry(value.as_deref()).or_default() += 1);
+            users.into_values().filter(|&users| users >= least).count()
+        }
+        ColumnValues::Number(values) => quarters(values.iter().filter(|value| !value.is_nan()).count()),
+        ColumnValues::Day(values) => quarters(values.iter().flatten().count()),
     };
-    Ok(chosen.into_iter().filter_map(|column| division(column, rows, limits)).collect())
+    // Of users who are not in the table, and of what is folded, nobody knows how many there will be.
+    (values + 2).min(limits.max_groups + 1)
 }
 
 fn division(column: &Column, rows: &[Option<u32>], limits: FoldLimits) -> Option<Division> {
@@ -64,7 +97,7 @@ fn division(column: &Column, rows: &[Option<u32>], limits: FoldLimits) -> Option
         ColumnValues::Day(values) => quarters(rows, move |row| values[row].map(f64::from)),
     };
     let mut groups: Vec<Group> = Vec::new();
-    let mut places = std::collections::HashMap::new();
+    let mut places = HashMap::new();
     for (user, row) in rows.iter().enumerate() {
         let label = match row {
             None => UNKNOWN.to_owned(),
@@ -87,8 +120,9 @@ fn quarters<'a>(
 ) -> Box<dyn Fn(usize) -> Option<String> + 'a> {
     let mut known: Vec<f64> = rows.iter().flatten().filter_map(|row| number(*row as usize)).collect();
     known.sort_unstable_by(f64::total_cmp);
-    let mut edges: Vec<f64> =
-        (1..4).filter_map(|quarter| known.get((known.len() * quarter).div_ceil(4).max(1) - 1).copied()).collect();
+    let mut edges: Vec<f64> = (1..QUARTERS)
+        .filter_map(|part| known.get((known.len() * part).div_ceil(QUARTERS).max(1) - 1).copied())
+        .collect();
     edges.dedup();
     let last = known.last().copied();
     // Where many share the largest value, nothing lies above the last edge.
@@ -166,5 +200,31 @@ mod tests {
         assert_eq!(quarters, [UNKNOWN, "1: to 2", "2: to 4", "3: to 6", "4: above 6"]);
         let error = divide(&table(), &rows, &["county".to_owned()], limits).unwrap_err().to_string();
         assert!(error.contains("county") && error.contains("country"), "{error}");
+    }
+
+    #[test]
+    fn segments_count_that_can_have_enough_users_whoever_comes() {
+        let of = |columns: &[&str], min_users, max_groups| {
+            let columns: Vec<String> = columns.iter().map(|&column| column.to_owned()).collect();
+            slots(&table(), &columns, FoldLimits { min_users, max_groups }).unwrap()
+        };
+        // de, nobody's country, those not in the table, all others; four quarters and the last two.
+        assert_eq!((of(&["country"], 2, 9), of(&["tenure"], 2, 9), of(&["tags"], 2, 9)), (4, 6, 0));
+        assert_eq!(of(&[], 2, 9), 10);
+        // Of eight users one part at most has five, and no country has.
+        assert_eq!((of(&["country"], 5, 9), of(&["tenure"], 5, 9)), (2, 3));
+        assert_eq!((of(&["country"], 1, 9), of(&["country"], 1, 2)), (6, 3));
+        assert!(slots(&table(), &["county".to_owned()], FoldLimits::default()).is_err());
+        // As many as there really are, at most, of whichever users are served.
+        for served in 0..=8 {
+            let rows: Vec<Option<u32>> = (0..served).map(Some).chain([None; 3]).collect();
+            for (min_users, max_groups) in [(1, 9), (2, 9), (2, 2), (3, 1), (5, 9)] {
+                let limits = FoldLimits { min_users, max_groups };
+                let found: usize =
+                    divide(&table(), &rows, &[], limits).unwrap().iter().map(|one| one.groups.len()).sum();
+                let most = slots(&table(), &[], limits).unwrap();
+                assert!(found <= most, "{found} segments of {served} users, {most} counted, {limits:?}");
+            }
+        }
     }
 }

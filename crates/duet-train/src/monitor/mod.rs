@@ -127,6 +127,12 @@ pub fn monitor(options: &MonitorOptions) -> Result<MonitorReport> {
         (Some(tables), Some(rows)) => divisions::divide(&tables.users, rows, &config.slices.columns, limits)?,
         _ => Vec::new(),
     };
+    // A segment with fewer users than either limit is never tested.
+    let testable = FoldLimits { min_users: config.slices.min_users.max(config.watch.min_users), ..limits };
+    let segment_slots = match &tables {
+        Some(tables) => divisions::slots(&tables.users, &config.slices.columns, testable)?,
+        None => 0,
+    };
     let user_days = user_days(&ledger, &by_user);
     let segment = |division: &Division| -> Vec<(String, String, Vec<u32>)> {
         let of =
@@ -143,7 +149,7 @@ pub fn monitor(options: &MonitorOptions) -> Result<MonitorReport> {
         variants: ledger.variants.ids(),
         bundles: ledger.bundles.ids(),
         segments: divisions.iter().flat_map(segment).collect(),
-        segment_slots: divisions.len() * (config.slices.max_values + 1),
+        segment_slots,
         days: (first, last_whole),
         config: &config.watch,
     };

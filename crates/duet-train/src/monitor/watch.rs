@@ -12,9 +12,9 @@
 //!
 //! `v` and `p` are the tolerances. What part of `alpha` a series has must not hang on how many others there are yet, or those that
 //! come later would have parts that were spent before. So each kind has a third, whether it is there or not; of the past, all lists,
-//! the variants and the segments share equally, segments by the most there can be; of variants and bundles, which go on coming, the
-//! j-th has the part `1 / (j (j + 1))`; windows share equally; and the days of a series have parts by [`level_on`]. All of it together: with
-//! no drop anywhere, the probability that there is ever an alarm is at most `alpha`.
+//! the variants and the segments share equally, segments by the most there can be with enough users for a test; of variants and
+//! bundles, which go on coming, the j-th has the part `1 / (j (j + 1))`; windows share equally; and the days of a series have parts by
+//! [`level_on`]. All of it together: with no drop anywhere, the probability that there is ever an alarm is at most `alpha`.
 
 use duet_retrieval::{bootstrap::Interval, verdict::Outcome};
 use rayon::prelude::*;
@@ -147,7 +147,7 @@ pub(super) struct Watch<'a> {
     pub(super) bundles: &'a [String],
     /// Column, value, users.
     pub(super) segments: Vec<(String, String, Vec<u32>)>,
-    /// How many of those there can be at most, on whatever day it is looked at.
+    /// How many of those there can be at most that have enough users for a test, on whatever day it is looked at.
     pub(super) segment_slots: usize,
     /// The days of the data, both included.
     pub(super) days: (i32, i32),
@@ -212,7 +212,7 @@ impl Watch<'_> {
             groups.push(("variant", name, everybody.clone(), Some(variant), level_on(alpha, number)));
         }
         for (column, value, users) in &self.segments {
-            let alpha = alpha / self.segment_slots.max(self.segments.len()) as f64;
+            let alpha = alpha / self.segment_slots as f64;
             groups.push((column.as_str(), value.as_str(), users.clone(), None, alpha));
         }
         let mut series = Vec::new();
