@@ -3,8 +3,8 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
@@ -17,49 +17,39 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::workshop::{command, text, workshop};
+use crate::{
+    service::{self, Service},
+    workshop::{text, workshop},
+};
 
 /// Other tests may have the processor.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// `duet serve` on the shared bundle.
-struct Service {
-    process: Child,
-    port: u16,
+/// `duet serve` on the shared bundle, with a directory of its own.
+struct Site {
+    /// Nothing once it is stopped.
+    service: Option<Service>,
+    address: SocketAddr,
     dir: TempDir,
-    /// Closed, it would fail what still writes into it.
-    _output: BufReader<ChildStdout>,
 }
 
-impl Service {
-    /// Starts it and waits until it is ready. `settings`: what follows the address in its configuration.
+impl Site {
+    /// Starts it and waits until it is ready. `settings`: its configuration, but for the bundle and the address.
     fn start(settings: impl Fn(&Path) -> String) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let (bundle, rest) = (workshop().path("bundle"), settings(dir.path()));
-        let (config, log) = (dir.path().join("serve.toml"), dir.path().join("serve.log"));
-        let head = format!("bundle = {:?}\nlisten = \"127.0.0.1:0\"\n", text(&bundle));
-        fs::write(&config, head + &rest).expect("a configuration");
-        let said = || fs::read_to_string(&log).unwrap_or_default();
-        let mut command = command("duet", &["serve", "--config", text(&config)]);
-        command.stdout(Stdio::piped()).stderr(fs::File::create(&log).expect("a log")).stdin(Stdio::null());
-        let mut process = command.spawn().expect("the binary starts");
-        let mut output = BufReader::new(process.stdout.take().expect("its output"));
-        let mut line = String::new();
-        output.read_line(&mut line).expect("a line");
-        let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok());
-        let port = port.unwrap_or_else(|| panic!("duet serve does not say where it listens: {line:?}\n{}", said()));
-        let mut service = Self { process, port, dir, _output: output };
+        let (bundle, config) = (workshop().path("bundle"), dir.path().join("serve.toml"));
+        fs::write(&config, settings(dir.path())).expect("a configuration");
+        let service = Service::start(&["--bundle", text(&bundle), "--config", text(&config)]);
         let began = Instant::now();
-        while !matches!(ask(port, "GET", "/readyz", ""), Some((200, _))) {
-            let ended = service.process.try_wait().expect("a process");
-            assert!(ended.is_none() && began.elapsed() < PATIENCE, "duet serve is not ready: {ended:?}\n{}", said());
+        while service.client().get("/readyz").status != 200 {
+            assert!(began.elapsed() < PATIENCE, "duet serve is not ready");
             std::thread::sleep(Duration::from_millis(50));
         }
-        service
+        Self { address: service.address(), service: Some(service), dir }
     }
 
     fn address(&self) -> String {
-        format!("http://127.0.0.1:{}/", self.port)
+        format!("http://{}/", self.address)
     }
 
     /// Every line of the journal.
@@ -71,15 +61,7 @@ impl Service {
     }
 
     fn stop(&mut self) {
-        // It may have ended already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        self.stop();
+        drop(self.service.take());
     }
 }
 
@@ -87,37 +69,10 @@ fn with_events(dir: &Path) -> String {
     format!("[events]\ndir = {:?}\n", text(&dir.join("events")))
 }
 
-/// A request over a connection of its own; nothing where nobody answers.
-fn ask(port: u16, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    let head = format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\ncontent-type: application/json\r\n");
-    write!(stream, "{head}content-length: {}\r\nconnection: close\r\n\r\n{body}", body.len()).ok()?;
-    let mut lines = BufReader::new(stream);
-    let mut line = String::new();
-    lines.read_line(&mut line).ok()?;
-    let status = line.split(' ').nth(1)?.parse().ok()?;
-    let mut length = 0;
-    while line != "\r\n" {
-        line.clear();
-        if lines.read_line(&mut line).ok()? == 0 {
-            return None;
-        }
-        if let Some((name, value)) = line.split_once(':')
-            && name.eq_ignore_ascii_case("content-length")
-        {
-            length = value.trim().parse().ok()?;
-        }
-    }
-    let mut body = vec![0; length];
-    lines.read_exact(&mut body).ok()?;
-    Some((status, String::from_utf8_lossy(&body).into_owned()))
-}
-
 /// chromedriver, which ends its browsers with itself when it is asked to.
 struct Driver {
     process: Child,
-    port: u16,
+    address: SocketAddr,
     /// Closed, it would end what still writes into it.
     _output: BufReader<ChildStdout>,
 }
@@ -136,16 +91,18 @@ impl Driver {
         let port = output.by_ref().lines().find_map(|line| {
             let line = line.expect("a line");
             line.split_once("successfully on port ")
-                .map(|(_, port)| port.trim_end_matches('.').parse().expect("a port"))
+                .map(|(_, port)| port.trim_end_matches('.').parse::<u16>().expect("a port"))
         });
-        Some(Self { process, port: port.expect("chromedriver says its port"), _output: output })
+        let address = SocketAddr::from(([127, 0, 0, 1], port.expect("chromedriver says its port")));
+        Some(Self { process, address, _output: output })
     }
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
         // A signal would leave the browsers behind.
-        if ask(self.port, "GET", "/shutdown", "").is_none() {
+        let asked = service::Client::try_connect(self.address).and_then(|mut client| client.try_get("/shutdown"));
+        if asked.is_err() {
             let _ = self.process.kill();
         }
         let _ = self.process.wait();
@@ -156,7 +113,7 @@ impl Drop for Driver {
 struct Browser {
     client: Client,
     session: String,
-    driver: u16,
+    driver: SocketAddr,
 }
 
 impl Browser {
@@ -169,10 +126,10 @@ impl Browser {
         });
         let capabilities = capabilities.as_object().expect("an object").clone();
         let mut builder = ClientBuilder::new(HttpConnector::new());
-        let address = format!("http://127.0.0.1:{}", driver.port);
+        let address = format!("http://{}", driver.address);
         let client = builder.capabilities(capabilities).connect(&address).await.expect("a browser");
         let session = client.session_id().await.expect("a session").expect("its id");
-        let browser = Self { client, session, driver: driver.port };
+        let browser = Self { client, session, driver: driver.address };
         browser.size(1100, 900);
         browser
     }
@@ -184,9 +141,7 @@ impl Browser {
     /// What chromedriver offers beyond the standard.
     fn extra(&self, path: &str, body: &Value) -> Value {
         let path = format!("/session/{}/{path}", self.session);
-        let (status, answer) = ask(self.driver, "POST", &path, &body.to_string()).expect("chromedriver answers");
-        assert_eq!(status, 200, "{path}: {answer}");
-        serde_json::from_str::<Value>(&answer).expect("JSON")["value"].take()
+        service::Client::connect(self.driver).post(&path, body).expect(200).json()["value"].take()
     }
 
     fn devtools(&self, command: &str, parameters: Value) {
@@ -305,7 +260,7 @@ fn listener() -> String {
 #[test]
 fn a_listener_finds_a_list_that_follows_what_is_pressed() {
     in_browser(async |browser| {
-        let service = Service::start(with_events);
+        let service = Site::start(with_events);
         let listener = listener();
         browser.go(&service.address()).await;
         assert_eq!(browser.words("document.title").await, "duet");
@@ -432,7 +387,7 @@ fn a_listener_finds_a_list_that_follows_what_is_pressed() {
 #[test]
 fn an_operator_sees_figures_and_when_the_service_goes() {
     in_browser(async |browser| {
-        let mut service = Service::start(with_events);
+        let mut service = Site::start(with_events);
         browser.go(&service.address()).await;
         browser.log_in(&listener()).await;
         let bundle = browser.words("document.querySelectorAll('#artists .facts code')[1].textContent").await;
@@ -489,7 +444,7 @@ fn with_key(dir: &Path, more: &str) -> String {
 #[test]
 fn a_key_is_asked_for_and_switched_off_events_are_said() {
     in_browser(async |browser| {
-        let service = Service::start(|dir| with_key(dir, ""));
+        let service = Site::start(|dir| with_key(dir, ""));
         browser.go(&service.address()).await;
         let listener = listener();
         browser.keys("#who", &listener).await;
@@ -524,7 +479,7 @@ fn a_key_is_asked_for_and_switched_off_events_are_said() {
 #[test]
 fn a_press_that_is_refused_for_good_is_told_and_never_counts() {
     in_browser(async |browser| {
-        let service = Service::start(with_events);
+        let service = Site::start(with_events);
         browser.go(&service.address()).await;
         browser.log_in("somebody new").await;
         let before = browser.list().await;
@@ -564,7 +519,7 @@ fn what_was_too_much_is_sent_again_by_itself() {
     in_browser(async |browser| {
         // One request at once and one every four seconds: the list is the first, its impressions are one too many.
         let slow = "requests_per_second = 0.25\nburst = 1\n";
-        let service = Service::start(|dir| with_events(dir) + &with_key(dir, slow));
+        let service = Site::start(|dir| with_events(dir) + &with_key(dir, slow));
         browser.go(&service.address()).await;
         browser.value("sessionStorage.setItem('duet.key', 'sesame')").await;
         browser.log_in("somebody new").await;

@@ -132,6 +132,8 @@ impl Answer {
 /// A connection that is kept.
 pub(crate) struct Client {
     stream: TcpStream,
+    /// As requests name it: some servers answer to no other name.
+    host: SocketAddr,
 }
 
 impl Client {
@@ -143,11 +145,15 @@ impl Client {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        Ok(Self { stream })
+        Ok(Self { stream, host: address })
     }
 
     pub(crate) fn get(&mut self, path: &str) -> Answer {
-        self.ask(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n").as_bytes()).expect("an answer")
+        self.try_get(path).expect("an answer")
+    }
+
+    pub(crate) fn try_get(&mut self, path: &str) -> std::io::Result<Answer> {
+        self.ask(format!("GET {path} HTTP/1.1\r\nhost: {}\r\n\r\n", self.host).as_bytes())
     }
 
     pub(crate) fn post(&mut self, path: &str, body: &Value) -> Answer {
@@ -156,7 +162,7 @@ impl Client {
 
     pub(crate) fn try_post(&mut self, path: &str, body: &Value) -> std::io::Result<Answer> {
         let body = body.to_string();
-        let head = "host: test\r\ncontent-type: application/json";
+        let head = format!("host: {}\r\ncontent-type: application/json", self.host);
         self.ask(format!("POST {path} HTTP/1.1\r\n{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes())
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The behaviour itself is [`Visitors`], beside the truth of the world; this is its way to the service and back.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::AddAssign};
 
 use anyhow::{Result, bail};
 use duet_core::{
@@ -15,7 +15,7 @@ use duet_serve::clock::Clock;
 
 use super::client::Client;
 
-/// What happened to one listener on one day.
+/// What happened to one listener on one day, or to several on some.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Share {
     pub(super) logins: u64,
@@ -25,8 +25,21 @@ pub(super) struct Share {
     pub(super) follows: u64,
     /// Lists that were not made as meant.
     pub(super) degraded: u64,
-    /// Left for good.
-    pub(super) left: bool,
+    /// Left for good: of one listener 0 or 1.
+    pub(super) left: u64,
+}
+
+impl AddAssign for Share {
+    fn add_assign(&mut self, other: Self) {
+        let Self { logins, impressions, clicks, listens, follows, degraded, left } = other;
+        self.logins += logins;
+        self.impressions += impressions;
+        self.clicks += clicks;
+        self.listens += listens;
+        self.follows += follows;
+        self.degraded += degraded;
+        self.left += left;
+    }
 }
 
 /// Shares by day (from 1) and user.
@@ -129,15 +142,16 @@ impl Crowd {
         let visit = self.visitors.visit(login, login.at_ms, &list.request_id, &list.artists())?;
         self.lists += 1;
         let day = (login.day - self.history_days + 1) as u32;
-        let share = self.shares.entry((day, login.user)).or_default();
         let impressions = visit.events.iter().filter(|event| event.event_type == EventType::Impression).count();
-        share.logins += 1;
-        share.impressions += impressions as u64;
-        share.clicks += u64::from(visit.clicks);
-        share.listens += u64::from(visit.listens);
-        share.follows += u64::from(visit.follows);
-        share.degraded += u64::from(!list.degraded.is_empty());
-        share.left |= visit.left;
+        *self.shares.entry((day, login.user)).or_default() += Share {
+            logins: 1,
+            impressions: impressions as u64,
+            clicks: u64::from(visit.clicks),
+            listens: u64::from(visit.listens),
+            follows: u64::from(visit.follows),
+            degraded: u64::from(!list.degraded.is_empty()),
+            left: u64::from(visit.left),
+        };
         if !visit.events.is_empty() {
             let turn = (visit.ends_ms, login.user, login.day, login.number, true);
             self.queue.insert(turn, Step::Report(visit.events));

@@ -167,33 +167,21 @@ fn arms(of: &BTreeMap<u64, String>) -> Vec<&str> {
 /// The arms of a day.
 pub(super) fn of_day(day: u32, shares: &Shares, of: &BTreeMap<u64, String>) -> Vec<ArmDay> {
     let row = |arm: &str| {
-        let mut row = ArmDay {
+        let users = users(arm, shares, of, |other| other == day);
+        let Share { logins, impressions, clicks, listens, follows, degraded, left } = sum(&users);
+        let rate = 100.0 * clicks as f64 / impressions as f64;
+        ArmDay {
             arm: arm.to_owned(),
-            logins: 0,
-            impressions: 0,
-            clicks: 0,
-            listens: 0,
-            follows: 0,
-            clicks_per_100_impressions: None,
-            active_users: 0,
-            churned: 0,
-            degraded: 0,
-        };
-        for ((_, user), share) in shares.range((day, 0)..=(day, u64::MAX)) {
-            if of.get(user).is_some_and(|other| other == arm) {
-                row.logins += share.logins;
-                row.impressions += share.impressions;
-                row.clicks += share.clicks;
-                row.listens += share.listens;
-                row.follows += share.follows;
-                row.degraded += share.degraded;
-                row.active_users += 1;
-                row.churned += u64::from(share.left);
-            }
+            logins,
+            impressions,
+            clicks,
+            listens,
+            follows,
+            clicks_per_100_impressions: (impressions > 0).then_some(rate),
+            active_users: users.len() as u64,
+            churned: left,
+            degraded,
         }
-        let rate = 100.0 * row.clicks as f64 / row.impressions as f64;
-        row.clicks_per_100_impressions = (row.impressions > 0).then_some(rate);
-        row
     };
     arms(of).into_iter().map(row).collect()
 }
@@ -203,20 +191,23 @@ fn users(arm: &str, shares: &Shares, of: &BTreeMap<u64, String>, is_in: impl Fn(
     let mut users: BTreeMap<u64, Share> = BTreeMap::new();
     for ((day, user), share) in shares {
         if is_in(*day) && of.get(user).is_some_and(|other| other == arm) {
-            let sum = users.entry(*user).or_default();
-            sum.logins += share.logins;
-            sum.impressions += share.impressions;
-            sum.clicks += share.clicks;
-            sum.left |= share.left;
+            *users.entry(*user).or_default() += *share;
         }
     }
     users.into_values().collect()
 }
 
+fn sum(users: &[Share]) -> Share {
+    users.iter().fold(Share::default(), |mut sum, &share| {
+        sum += share;
+        sum
+    })
+}
+
 /// Clicks per 100 impressions and their standard error, users as units.
 fn click_rate(users: &[Share]) -> (f64, f64) {
-    let sum = |of: &dyn Fn(&Share) -> u64| users.iter().map(of).sum::<u64>() as f64;
-    let (clicks, impressions) = (sum(&|user| user.clicks), sum(&|user| user.impressions));
+    let all = sum(users);
+    let (clicks, impressions) = (all.clicks as f64, all.impressions as f64);
     if impressions == 0.0 || users.len() < 2 {
         return (0.0, f64::INFINITY);
     }
@@ -254,13 +245,13 @@ pub(super) fn totals(days: &[Day], shares: &Shares, of: &BTreeMap<u64, String>) 
     let total = |arm: &str| {
         let users = users(arm, shares, of, |day| !planted.contains(&day));
         let (mean, error) = click_rate(&users);
-        let left = users.iter().filter(|user| user.left).count() as u64;
+        let Share { logins, impressions, clicks, left, .. } = sum(&users);
         ArmTotal {
             arm: arm.to_owned(),
             users: users.len() as u64,
-            logins: users.iter().map(|user| user.logins).sum(),
-            impressions: users.iter().map(|user| user.impressions).sum(),
-            clicks: users.iter().map(|user| user.clicks).sum(),
+            logins,
+            impressions,
+            clicks,
             clicks_per_100_impressions: Interval::around(mean, if error.is_finite() { error } else { 100.0 }),
             left,
             retention: wilson(users.len() as u64 - left, users.len() as u64),
@@ -514,7 +505,7 @@ mod tests {
     use super::*;
 
     fn share(impressions: u64, clicks: u64, left: bool) -> Share {
-        Share { logins: 1, impressions, clicks, left, ..Share::default() }
+        Share { logins: 1, impressions, clicks, left: u64::from(left), ..Share::default() }
     }
 
     #[test]

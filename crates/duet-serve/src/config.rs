@@ -4,7 +4,6 @@
 //! lists the valid ones.
 
 use std::{
-    collections::HashSet,
     net::{SocketAddr, ToSocketAddrs},
     path::{Path, PathBuf},
 };
@@ -13,7 +12,7 @@ use duet_core::{Error, Result, layers};
 use fs_err as fs;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::engine::RetrieverOptions;
+use crate::{engine::RetrieverOptions, variants::Variants};
 
 /// The commented default configuration.
 pub const DEFAULT: &str = include_str!("../../../configs/serve.toml");
@@ -295,28 +294,7 @@ impl ServeConfig {
             "tls.key",
             "given with tls.certificate, and only with it",
         )?;
-        check(!variants.is_empty(), "variants", "at least one")?;
-        let mut names = HashSet::new();
-        for variant in variants {
-            check(!variant.name.is_empty(), "variants.name", "a word")?;
-            check(
-                names.insert(&variant.name),
-                "variants.name",
-                &format!("given once each; {:?} is twice there", variant.name),
-            )?;
-            check(
-                variant.share > 0.0 && variant.share <= 1.0,
-                "variants.share",
-                &format!("above 0 and at most 1, also for {:?}", variant.name),
-            )?;
-            check(
-                !variant.recommender.is_empty(),
-                "variants.recommender",
-                &format!("{TWO_TOWER:?} or a baseline, also for {:?}", variant.name),
-            )?;
-        }
-        let total: f64 = variants.iter().map(|variant| variant.share).sum();
-        check((total - 1.0).abs() < 1e-6, "variants.share", &format!("shares that add up to 1, not {total}"))?;
+        Variants::check(variants)?;
         check(
             precomputed.file.is_empty() || precomputed.redis.is_empty(),
             "precomputed.redis",
@@ -392,9 +370,11 @@ mod tests {
         let variant = |share: &str, more: &str| {
             format!("[[variants]]\nname = \"a\"\nshare = {share}\nrecommender = \"trending\"\nrerank = false\n{more}")
         };
-        assert!(message(&variant("0.5", ""), &[]).contains("add up to 1, not 0.5"));
+        assert!(message(&variant("0.5", ""), &[]).contains("add up to 0.5, not to 1"));
         assert!(message(&variant("0.5", &variant("0.5", "")), &[]).contains("twice"));
         assert!(message(&variant("1.0", "colour = 1"), &[]).contains("colour"));
+        let unknown = message(&variant("1.0", "").replace("trending", "trends"), &[]);
+        assert!(unknown.contains("\"trends\"") && unknown.contains("two-tower, random"), "{unknown}");
         let error = ServeConfig::load(Some(Path::new("no.toml")), &[]).unwrap_err().to_string();
         assert!(error.contains("no.toml"), "{error}");
     }

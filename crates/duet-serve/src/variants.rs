@@ -85,12 +85,23 @@ impl fmt::Debug for Variants {
 }
 
 impl Variants {
-    /// Checks the configuration.
+    /// Divides listeners by a key.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn new(configs: &[VariantConfig], key: &[u8]) -> Result<Self> {
+        let (variants, ends) = Self::check(configs)?;
+        let key =
+            Hmac::new_from_slice(key).map_err(|error| Error::Internal(format!("the key of the variants: {error}")))?;
+        Ok(Self { key, variants, ends })
+    }
+
+    /// Checks a configuration; the variants, and where the share of each ends in [0, 1).
     ///
     /// # Errors
     /// [`Error::Input`] if there is no variant, a name is empty or occurs twice, a share is not positive, the shares do
     /// not add up to 1, or a recommender is unknown.
-    pub fn new(configs: &[VariantConfig], key: &[u8]) -> Result<Self> {
+    pub(crate) fn check(configs: &[VariantConfig]) -> Result<(Vec<Arc<Variant>>, Vec<f64>)> {
         if configs.is_empty() {
             return Err(Error::input("variants: at least one is needed, e.g. one with share = 1"));
         }
@@ -119,12 +130,10 @@ impl Variants {
         if let Some(last) = ends.last_mut() {
             *last = 1.0;
         }
-        let key =
-            Hmac::new_from_slice(key).map_err(|error| Error::Internal(format!("the key of the variants: {error}")))?;
-        Ok(Self { key, variants, ends })
+        Ok((variants, ends))
     }
 
-    /// Checks the configuration; the key is that of the served-list log in `log_dir`, made if it is missing. Without a
+    /// As [`Self::new`]; the key is that of the served-list log in `log_dir`, made if it is missing. Without a
     /// log the key is one that everybody knows.
     ///
     /// # Errors

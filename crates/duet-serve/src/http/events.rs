@@ -14,7 +14,7 @@ use axum::{
 };
 use chrono::{DateTime, FixedOffset};
 use duet_core::event::{Event, EventType, ItemKind};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
@@ -34,15 +34,15 @@ const MAX_WORD_BYTES: usize = 256;
 /// Longest play: a day.
 const MAX_PLAYED_MS: u64 = 86_400_000;
 
-/// An event as it is posted; fields that are not listed are dropped.
-#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
+/// An event as it is posted; fields that are not listed are dropped. This is what the interface's description says of an [`Event`], which
+/// is what is read; a test holds the two together.
+#[derive(Debug, Clone, PartialEq, ToSchema)]
 pub struct EventBody {
     /// Unique; the same id again is a duplicate. At most 256 bytes, as all ids.
     #[schema(min_length = 1, max_length = 256)]
     pub event_id: String,
     /// impression, click, listen, follow, unfollow or skip.
-    #[serde(rename = "type")]
-    #[schema(value_type = String, example = "click")]
+    #[schema(rename = "type", value_type = String, example = "click")]
     pub event_type: EventType,
     /// Who did it.
     #[schema(min_length = 1, max_length = 256)]
@@ -57,24 +57,19 @@ pub struct EventBody {
     #[schema(value_type = String, example = "2026-11-25T06:00:00.000Z")]
     pub ts: DateTime<FixedOffset>,
     /// The list it belongs to, as its answer says.
-    #[serde(default)]
     pub request_id: Option<String>,
     /// Position in that list, from 0.
-    #[serde(default)]
     pub position: Option<u32>,
     /// Where it was shown.
-    #[serde(default)]
     pub surface: Option<String>,
     /// Milliseconds played, for listens and skips.
-    #[serde(default)]
     pub ms_played: Option<u64>,
     /// The visit it belongs to.
-    #[serde(default)]
     pub session_id: Option<String>,
 }
 
 /// Many events at once.
-#[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, ToSchema)]
 pub struct EventsBody {
     /// At most 1000.
     #[schema(max_items = 1000)]
@@ -192,8 +187,8 @@ fn read(body: &[u8], now_ms: i64) -> Result<Posted, ApiError> {
     }
     let mut posted = Posted { events: Vec::with_capacity(values.len()), rejected: Vec::new() };
     for (index, value) in values.into_iter().enumerate() {
-        let event = serde_json::from_value::<EventBody>(value).map_err(|error| error.to_string());
-        match event.and_then(|event| event.check(now_ms)) {
+        let event = serde_json::from_value::<Event>(value).map_err(|error| error.to_string());
+        match event.and_then(|event| checked(event, now_ms)) {
             Ok(event) => posted.events.push(event),
             Err(error) => posted.rejected.push(RejectedEvent { index, error }),
         }
@@ -201,72 +196,46 @@ fn read(body: &[u8], now_ms: i64) -> Result<Posted, ApiError> {
     Ok(posted)
 }
 
-impl EventBody {
-    /// The event, if nothing is wrong with it.
-    fn check(self, now_ms: i64) -> Result<Event, String> {
-        for (name, id) in [("event_id", &self.event_id), ("user_id", &self.user_id), ("item_id", &self.item_id)] {
-            if id.is_empty() {
-                return Err(format!("{name} is empty"));
-            }
+/// The event, if nothing is wrong with it.
+fn checked(event: Event, now_ms: i64) -> Result<Event, String> {
+    for (name, id) in [("event_id", &event.event_id), ("user_id", &event.user_id), ("item_id", &event.item_id)] {
+        if id.is_empty() {
+            return Err(format!("{name} is empty"));
         }
-        let words = [
-            ("event_id", Some(&self.event_id)),
-            ("user_id", Some(&self.user_id)),
-            ("item_id", Some(&self.item_id)),
-            ("request_id", self.request_id.as_ref()),
-            ("surface", self.surface.as_ref()),
-            ("session_id", self.session_id.as_ref()),
-        ];
-        for (name, word) in words {
-            let bytes = word.map_or(0, String::len);
-            if bytes > MAX_WORD_BYTES {
-                return Err(format!("{name} has {bytes} bytes; at most {MAX_WORD_BYTES} are taken"));
-            }
-        }
-        let at_ms = self.ts.timestamp_millis();
-        if at_ms < 0 || at_ms.saturating_sub(now_ms) > MOST_AHEAD_MS {
-            return Err("ts must be between 1970 and tomorrow".to_owned());
-        }
-        // Others who read the journal may know no 23:59:60.
-        if self.ts.timestamp_subsec_nanos() >= 1_000_000_000 {
-            return Err("ts is a leap second; give the second before".to_owned());
-        }
-        if self.ms_played.is_some_and(|played| played > MAX_PLAYED_MS) {
-            return Err(format!("ms_played must be at most {MAX_PLAYED_MS}, a day"));
-        }
-        let Self {
-            event_id,
-            event_type,
-            user_id,
-            item_kind,
-            item_id,
-            ts,
-            request_id,
-            position,
-            surface,
-            ms_played,
-            session_id,
-        } = self;
-        Ok(Event {
-            event_id,
-            event_type,
-            user_id,
-            item_kind,
-            item_id,
-            ts,
-            request_id,
-            position,
-            surface,
-            ms_played,
-            session_id,
-        })
     }
+    let words = [
+        ("event_id", Some(&event.event_id)),
+        ("user_id", Some(&event.user_id)),
+        ("item_id", Some(&event.item_id)),
+        ("request_id", event.request_id.as_ref()),
+        ("surface", event.surface.as_ref()),
+        ("session_id", event.session_id.as_ref()),
+    ];
+    for (name, word) in words {
+        let bytes = word.map_or(0, String::len);
+        if bytes > MAX_WORD_BYTES {
+            return Err(format!("{name} has {bytes} bytes; at most {MAX_WORD_BYTES} are taken"));
+        }
+    }
+    let at_ms = event.ts.timestamp_millis();
+    if at_ms < 0 || at_ms.saturating_sub(now_ms) > MOST_AHEAD_MS {
+        return Err("ts must be between 1970 and tomorrow".to_owned());
+    }
+    // Others who read the journal may know no 23:59:60.
+    if event.ts.timestamp_subsec_nanos() >= 1_000_000_000 {
+        return Err("ts is a leap second; give the second before".to_owned());
+    }
+    if event.ms_played.is_some_and(|played| played > MAX_PLAYED_MS) {
+        return Err(format!("ms_played must be at most {MAX_PLAYED_MS}, a day"));
+    }
+    Ok(event)
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use serde_json::json;
+    use utoipa::PartialSchema;
 
     use super::*;
 
@@ -303,6 +272,29 @@ mod tests {
         assert_eq!(many.rejected[0].index, 1);
         assert!(many.rejected[0].error.contains("dance") && many.rejected[0].error.contains("click"));
         assert_eq!(posted(&json!({"events": []})), Posted { events: vec![], rejected: vec![] });
+    }
+
+    #[test]
+    fn the_description_is_that_of_what_is_read() {
+        let schema = serde_json::to_value(EventBody::schema()).unwrap();
+        let keys = |object: &Value| -> std::collections::BTreeSet<String> {
+            object.as_object().unwrap().keys().cloned().collect()
+        };
+        let whole = json!({
+            "event_id": "e1", "type": "click", "user_id": "u1", "item_kind": "artist", "item_id": "a1", "ts": "2025-11-25T06:00:00Z",
+            "request_id": "r1", "position": 0, "surface": "page", "ms_played": 1, "session_id": "s1",
+        });
+        // What the core's event holds, all of it written.
+        let read: Event = serde_json::from_value(whole).unwrap();
+        let written = serde_json::to_value(&read).unwrap();
+        assert_eq!(keys(&schema["properties"]), keys(&written));
+        let needed: std::collections::BTreeSet<String> =
+            schema["required"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect();
+        for name in keys(&written) {
+            let mut less = written.clone();
+            less.as_object_mut().unwrap().remove(&name);
+            assert_eq!(serde_json::from_value::<Event>(less).is_err(), needed.contains(&name), "{name}");
+        }
     }
 
     #[test]

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::{Query, State, rejection::QueryRejection},
-};
+use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::error::{ApiError, ErrorBody};
+use super::{
+    error::{ApiError, ErrorBody},
+    extract::{QueryPairs, up_to, whole_number},
+};
 use crate::app::AppState;
 
 /// The keys of the query.
-const QUERY_KEYS: &str = "query, limit";
+const QUERY_KEYS: [&str; 2] = ["query", "limit"];
 const DEFAULT_LIMIT: usize = 10;
 const MAX_LIMIT: usize = 100;
 
@@ -41,13 +41,12 @@ pub struct ListenersBody {
 )]
 pub async fn get_listeners(
     State(app): State<Arc<AppState>>,
-    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    query: QueryPairs,
 ) -> Result<Json<ListenersBody>, ApiError> {
     if !app.config.page.enabled {
         return Err(ApiError::not_found("the page and its search are off: page.enabled"));
     }
-    let Query(pairs) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    let (begin, limit) = read(pairs)?;
+    let (begin, limit) = read(query)?;
     if app.user_key.is_some() {
         return Ok(Json(ListenersBody { listeners: Vec::new() }));
     }
@@ -58,19 +57,16 @@ pub async fn get_listeners(
     Ok(Json(ListenersBody { listeners }))
 }
 
-fn read(pairs: Vec<(String, String)>) -> Result<(String, usize), ApiError> {
+fn read(query: QueryPairs) -> Result<(String, usize), ApiError> {
     let (mut begin, mut limit) = (String::new(), DEFAULT_LIMIT);
-    for (key, value) in pairs {
-        match key.as_str() {
+    query.read(&QUERY_KEYS, |key, value| {
+        match key {
             "query" => begin = value,
-            "limit" => {
-                let valid = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
-                limit = valid
-                    .ok_or_else(|| ApiError::bad_request(format!("limit: {value:?} must be from 1 to {MAX_LIMIT}")))?;
-            }
-            _ => return Err(ApiError::bad_request(format!("unknown query key {key:?}; valid: {QUERY_KEYS}"))),
+            "limit" => limit = up_to(key, whole_number(key, &value)?, MAX_LIMIT)?,
+            _ => return Ok(false),
         }
-    }
+        Ok(true)
+    })?;
     Ok((begin, limit))
 }
 
@@ -83,8 +79,8 @@ fn beginning(ids: &[String], begin: &str, limit: usize) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn pair(key: &str, value: &str) -> Vec<(String, String)> {
-        vec![(key.to_owned(), value.to_owned())]
+    fn pair(key: &str, value: &str) -> QueryPairs {
+        QueryPairs(vec![(key.to_owned(), value.to_owned())])
     }
 
     #[test]
@@ -99,8 +95,11 @@ mod tests {
     fn a_query_says_what_is_wrong_with_it() {
         assert_eq!(read(pair("query", "u1")).unwrap(), ("u1".to_owned(), DEFAULT_LIMIT));
         assert_eq!(read(pair("limit", "100")).unwrap().1, 100);
-        for bad in ["0", "101", "-1", "many"] {
-            assert!(read(pair("limit", bad)).unwrap_err().message().contains("from 1 to 100"), "{bad}");
+        for (bad, why) in
+            [("0", "from 1 to 100"), ("101", "from 1 to 100"), ("-1", "a whole number"), ("many", "a whole number")]
+        {
+            let message = read(pair("limit", bad)).unwrap_err().message().to_owned();
+            assert!(message.contains("limit") && message.contains(why), "{message}");
         }
         assert!(read(pair("limits", "1")).unwrap_err().message().contains("query, limit"));
     }

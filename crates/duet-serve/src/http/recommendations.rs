@@ -7,14 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{
-    Extension, Json,
-    body::Bytes,
-    extract::{
-        Path, Query, State,
-        rejection::{PathRejection, QueryRejection},
-    },
-};
+use axum::{Extension, Json, body::Bytes, extract::State};
 use duet_core::ItemIdx;
 use duet_retrieval::Scored;
 use serde::{Deserialize, Serialize};
@@ -24,6 +17,7 @@ use uuid::Uuid;
 use super::{
     auth::Caller,
     error::{ApiError, ErrorBody},
+    extract::{PathId, QueryPairs, up_to, whole_number},
 };
 use crate::{
     app::AppState,
@@ -174,12 +168,10 @@ enum Who {
 )]
 pub async fn get_recommendations(
     State(app): State<Arc<AppState>>,
-    path: Result<Path<String>, PathRejection>,
-    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    PathId(user_id): PathId,
+    query: QueryPairs,
 ) -> Result<Json<ListBody>, ApiError> {
-    let Path(user_id) = path.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    let Query(pairs) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    let entry = BatchEntry { user_id: Some(user_id), ..from_query(pairs)? };
+    let entry = BatchEntry { user_id: Some(user_id), ..from_query(query)? };
     let asked = Arc::new(checked(&app, entry, &RerankTime::default())?);
     if app.config.lists.precomputed_first {
         let engine = app.slot.load_full();
@@ -277,30 +269,24 @@ fn at_index(at: usize, error: &ApiError) -> ApiError {
 }
 
 /// What a query says, as an entry of a batch would.
-fn from_query(pairs: Vec<(String, String)>) -> Result<BatchEntry, ApiError> {
+fn from_query(query: QueryPairs) -> Result<BatchEntry, ApiError> {
     let mut entry = BatchEntry::default();
-    for (key, value) in pairs {
+    query.read(&QUERY_KEYS, |key, value| {
         let boolean = || match value.as_str() {
             "true" => Ok(true),
             "false" => Ok(false),
             _ => Err(ApiError::bad_request(format!("{key}: {value:?} is neither true nor false"))),
         };
-        match key.as_str() {
-            "k" => {
-                let number = value.parse();
-                entry.k =
-                    Some(number.map_err(|_| ApiError::bad_request(format!("k: {value:?} is not a whole number")))?);
-            }
+        match key {
+            "k" => entry.k = Some(whole_number(key, &value)?),
             "kind" => entry.kind = Some(value),
             "exclude_seen" => entry.exclude_seen = Some(boolean()?),
             "filter" => entry.filter.push(value),
             "explain" => entry.explain = boolean()?,
-            _ => {
-                let valid = QUERY_KEYS.join(", ");
-                return Err(ApiError::bad_request(format!("unknown query key {key:?}; valid: {valid}")));
-            }
+            _ => return Ok(false),
         }
-    }
+        Ok(true)
+    })?;
     Ok(entry)
 }
 
@@ -351,10 +337,7 @@ fn checked_settings(config: &ServeConfig, entry: &BatchEntry) -> Result<Settings
         }
         Some(other) => return bad(format!("kind: {other:?} is unknown; valid: artist")),
     }
-    let k = entry.k.unwrap_or(lists.default_k);
-    if k == 0 || k > lists.max_k {
-        return bad(format!("k: {k} must be from 1 to {}", lists.max_k));
-    }
+    let k = up_to("k", entry.k.unwrap_or(lists.default_k), lists.max_k)?;
     if entry.filter.len() > limits.filters {
         return bad(format!("filter: {} of them; at most {} may be given", entry.filter.len(), limits.filters));
     }
@@ -520,7 +503,8 @@ mod tests {
     use super::*;
 
     fn entry(query: &[(&str, &str)]) -> Result<BatchEntry, ApiError> {
-        from_query(query.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect())
+        let pairs = query.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        from_query(QueryPairs(pairs))
     }
 
     #[test]

@@ -2,18 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    Json,
-    extract::{
-        Path, Query, State,
-        rejection::{PathRejection, QueryRejection},
-    },
-};
+use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{
     error::{ApiError, ErrorBody},
+    extract::{PathId, QueryPairs, up_to, whole_number},
     recommendations::ListedItem,
 };
 use crate::app::AppState;
@@ -49,13 +44,19 @@ pub struct SimilarBody {
 )]
 pub async fn similar_artists(
     State(app): State<Arc<AppState>>,
-    path: Result<Path<String>, PathRejection>,
-    query: Result<Query<Vec<(String, String)>>, QueryRejection>,
+    PathId(id): PathId,
+    query: QueryPairs,
 ) -> Result<Json<SimilarBody>, ApiError> {
-    let Path(id) = path.map_err(|error| ApiError::bad_request(error.body_text()))?;
-    let Query(pairs) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
     let lists = &app.config.lists;
-    let k = wanted(&pairs, lists.default_k, lists.max_k)?;
+    let mut k = lists.default_k;
+    query.read(&["k"], |key, value| {
+        let known = key == "k";
+        if known {
+            k = whole_number(key, &value)?;
+        }
+        Ok(known)
+    })?;
+    let k = up_to("k", k, lists.max_k)?;
     let engine = app.slot.load_full();
     let item = engine.item_row(&id).ok_or_else(|| ApiError::not_found(format!("no artist has the id {id:?}")))?;
     let wait = Duration::from_millis(app.config.limits.deadline_ms);
@@ -82,18 +83,4 @@ pub async fn similar_artists(
         bundle: engine.bundle().to_owned(),
         items: list.into_iter().enumerate().map(listed).collect(),
     }))
-}
-
-fn wanted(pairs: &[(String, String)], default: usize, most: usize) -> Result<usize, ApiError> {
-    let mut k = default;
-    for (key, value) in pairs {
-        if key != "k" {
-            return Err(ApiError::bad_request(format!("unknown query key {key:?}; valid: k")));
-        }
-        k = value.parse().map_err(|_| ApiError::bad_request(format!("k: {value:?} is not a whole number")))?;
-    }
-    if k == 0 || k > most {
-        return Err(ApiError::bad_request(format!("k: {k} must be from 1 to {most}")));
-    }
-    Ok(k)
 }
