@@ -9,6 +9,7 @@ mod bench;
 mod compare;
 mod faults;
 mod forged;
+mod fuzz;
 mod help;
 mod interruption;
 #[cfg(feature = "kafka")]

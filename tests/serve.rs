@@ -13,13 +13,8 @@ use tempfile::tempdir;
 
 use crate::{
     service::{Client, Service},
-    workshop::{Random, duet, lists, succeed, text, workshop},
+    workshop::{Random, duet, lists, rounds, succeed, text, workshop},
 };
-
-/// Rounds of a test that is made as long as one likes.
-fn rounds(variable: &str, few: usize) -> usize {
-    std::env::var(variable).ok().and_then(|number| number.parse().ok()).unwrap_or(few)
-}
 
 /// Model ids of the first users of the shared bundle with a list of their own, each with that list as `recommend` gives it.
 fn expected(bundle: &Path, users: usize) -> BTreeMap<String, Vec<(String, f32)>> {
@@ -352,30 +347,6 @@ fn too_many_at_once_are_refused_early_and_the_rest_is_served() {
     assert!(served > 20 && refused > 20, "{served} served, {refused} refused");
     service.client().get(&path_of(&users[0])).expect(200);
     eprintln!("{served} served, {refused} refused, peak {} MB", service.peak_memory() >> 20);
-}
-
-#[test]
-fn noise_on_the_line_breaks_nothing() {
-    let service = Service::start(&["--bundle", text(&workshop().path("bundle"))]);
-    let mut random = Random(5);
-    let request = b"GET /v1/users/u/recommendations?k=10 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
-    for round in 0..rounds("DUET_NOISE", 300) {
-        let bytes: Vec<u8> = if round % 3 == 0 {
-            (0..random.below(600)).map(|_| random.below(256) as u8).chain(*b"\r\n\r\n").collect()
-        } else {
-            let mut bytes = request.to_vec();
-            for _ in 0..=random.below(4) {
-                let at = random.below(bytes.len() as u64) as usize;
-                bytes[at] = random.below(256) as u8;
-            }
-            bytes.extend_from_slice(b"\r\n\r\n");
-            bytes
-        };
-        if let Ok(answer) = service.client().ask(&bytes) {
-            assert!(answer.status < 500 || answer.status == 505 || answer.status == 501, "{bytes:?}: {answer:?}");
-        }
-    }
-    service.client().get("/healthz").expect(200);
 }
 
 #[test]

@@ -191,6 +191,11 @@ pub(crate) fn click_csv(path: &Path, with_time: bool) {
     std::fs::write(path, text).expect("the clicks are written");
 }
 
+/// Rounds of a test that is made as long as one likes: those of a variable, else a few.
+pub(crate) fn rounds(variable: &str, few: usize) -> usize {
+    std::env::var(variable).ok().and_then(|number| number.parse().ok()).unwrap_or(few)
+}
+
 /// Numbers that look random and are the same every time (SplitMix64).
 pub(crate) struct Random(pub(crate) u64);
 

@@ -110,7 +110,7 @@ pub struct EventsAnswer {
     request_body(content = EventsBody, description = "`{\"events\": […]}`, or one event as it is"),
     responses(
         (status = 200, description = "The accepted events are durable", body = EventsAnswer),
-        (status = 400, description = "No JSON, too many events, or all of them rejected", body = EventsAnswer),
+        (status = 400, description = "No JSON, too many events, or all of them rejected: then with the fields of a 200 too", body = ErrorBody),
         (status = 403, description = "The key is for other listeners; nothing was taken", body = ErrorBody),
         (status = 404, description = "This server takes no events", body = ErrorBody),
         (status = 503, description = "Too many wait, or the disk refuses: post again, under the same ids", body = ErrorBody),
