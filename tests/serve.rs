@@ -350,6 +350,15 @@ fn too_many_at_once_are_refused_early_and_the_rest_is_served() {
 }
 
 #[test]
+fn a_load_says_how_it_was_answered_and_what_memory_it_took() {
+    let service = Service::start(&["--bundle", text(&workshop().path("bundle"))]);
+    let (url, pid) = (format!("http://{}", service.address()), service.pid().to_string());
+    let said = duet(&["load", "--url", &url, "--users", "u1", "--rate", "50", "--time", "1s", "--pid", &pid]);
+    assert!(said.contains("50 x 200") && said.contains("memory of the service: "), "{said}");
+    assert!(said.contains("since then"), "{said}");
+}
+
+#[test]
 fn served_lists_are_logged_without_the_listener_and_an_end_drains() {
     let (bundle, dir) = (workshop().path("bundle"), tempdir().expect("a directory"));
     let service = Service::start(&["--bundle", text(&bundle), "--served-log", text(dir.path())]);

@@ -29,6 +29,7 @@ mod lists;
 mod load;
 mod logging;
 mod man;
+mod memory;
 mod monitor;
 mod nats;
 mod precompute;

@@ -24,6 +24,7 @@ use super::{
     work::phases,
     workload::{Draws, ITEMS, Source, Times, USERS, config, examples, learner, mean, median, model},
 };
+use crate::memory;
 
 /// What a child is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -224,7 +225,7 @@ fn tables(device: &OpenDevice, request: &Request) -> Result<Vec<Measurement>> {
     let mut measured = Vec::new();
     for &rows in sizes {
         let bytes = rows * (config.model.dim + 2) * size_of::<f32>();
-        if available_bytes().is_none_or(|available| available > bytes + bytes / 4) {
+        if memory::available().is_none_or(|available| available > bytes + bytes / 4) {
             measured.push((rows, learner(&config, device, rows), Times::default()));
         }
     }
@@ -374,17 +375,7 @@ fn first_step(device: &OpenDevice, request: &Request) -> Result<Vec<Measurement>
 
 /// A line of the kernel's account of this process, in bytes; nothing where there is no such account.
 fn status_bytes(key: &str) -> Option<usize> {
-    kilobytes("/proc/self/status", key)
-}
-
-fn available_bytes() -> Option<usize> {
-    kilobytes("/proc/meminfo", "MemAvailable:")
-}
-
-fn kilobytes(file: &str, key: &str) -> Option<usize> {
-    let text = fs::read_to_string(file).ok()?;
-    let line = text.lines().find(|line| line.starts_with(key))?;
-    line.split_whitespace().nth(1)?.parse::<usize>().ok().map(|kilobytes| kilobytes * 1024)
+    memory::of_process("self", key)
 }
 
 /// CPU time of all threads so far, to a hundredth of a second; NaN where the kernel keeps no such account. On a machine that

@@ -3,6 +3,7 @@
 mod connection;
 mod result;
 mod schedule;
+mod soak;
 
 use std::{
     io::{ErrorKind, Write},
@@ -23,6 +24,7 @@ use self::{
     connection::{Address, Answer, Connection},
     result::{Answers, Summary},
     schedule::Schedule,
+    soak::Soak,
 };
 use crate::{Outcome, recommend::given_ids, values};
 
@@ -51,6 +53,9 @@ pub(crate) struct LoadArgs {
     /// Connections kept open.
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = values::positive)]
     connections: usize,
+    /// The service's process, where it is on this machine: its memory is told before, after a tenth of the time and at the end.
+    #[arg(long, value_name = "PID")]
+    pid: Option<u32>,
     /// A key for the service.
     #[arg(long, value_name = "KEY", env = "DUET_API_KEY", hide_env_values = true)]
     key: Option<String>,
@@ -71,8 +76,18 @@ pub(crate) fn run(args: &LoadArgs, out: &mut dyn Write) -> Result<Outcome> {
         .build()
         .map_err(|error| Error::Internal(format!("no runtime: {error}")))?;
     let schedule = Schedule::new(args.rate, args.time.as_secs_f64());
-    let answers = runtime.block_on(send(&address, Arc::new(requests), schedule, args.connections))?;
-    let summary = Summary::of(answers);
+    let (answers, memory) = runtime.block_on(async {
+        let soak = args.pid.map(|pid| Soak::start(pid, args.time)).transpose()?;
+        let answers = send(&address, Arc::new(requests), schedule, args.connections).await?;
+        // A service that has ended says so by requests without an answer, which are told first.
+        let memory = match soak {
+            Some(soak) => soak.end().await.inspect_err(|error| tracing::error!(%error, "no memory at the end")).ok(),
+            None => None,
+        };
+        Ok::<_, Error>((answers, memory))
+    })?;
+    let mut summary = Summary::of(answers);
+    summary.memory = memory;
     write!(out, "{}", summary.table())?;
     if let Some(path) = &args.json {
         duet_core::artifact::write_file(path, &serde_json::to_vec_pretty(&summary)?)?;

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use serde::Serialize;
 
+use super::soak::Memory;
+
 /// Distinct messages of failures that are kept.
 const MESSAGES: usize = 5;
 /// The service refuses what it has no room for.
@@ -97,6 +99,8 @@ pub(super) struct Summary {
     mean_bytes: f64,
     accepted_ms: Option<Latency>,
     refused_ms: Option<Latency>,
+    /// Of the service, where its process is known.
+    pub(super) memory: Option<Memory>,
 }
 
 impl Summary {
@@ -112,6 +116,7 @@ impl Summary {
             mean_bytes: answers.bytes as f64 / answered.max(1) as f64,
             accepted_ms: Latency::of(answers.accepted),
             refused_ms: Latency::of(answers.refused),
+            memory: None,
         }
     }
 
@@ -147,6 +152,9 @@ impl Summary {
                     "{what}: p50 {p50:.2} ms, p90 {p90:.2}, p99 {p99:.2}, p99.9 {p999:.2}, at most {max:.2}"
                 );
             }
+        }
+        if let Some(memory) = &self.memory {
+            let _ = writeln!(text, "{memory}");
         }
         text
     }
