@@ -231,7 +231,7 @@ impl Shared {
 
     fn push(&self, job: Job) -> Result<(), DispatchError> {
         let count = job.makes.len();
-        let mut queue = self.lock();
+        let queue = self.lock();
         if queue.is_closed {
             return Err(DispatchError::Closed);
         }

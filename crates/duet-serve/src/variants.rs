@@ -85,10 +85,11 @@ impl fmt::Debug for Variants {
 }
 
 impl Variants {
-    /// Divides listeners by a key.
+    /// Checks the configuration and divides listeners by a key.
     ///
     /// # Errors
-    /// As [`Self::check`].
+    /// [`Error::Input`] if there is no variant, a name is empty or occurs twice, a share is not positive, the shares do
+    /// not add up to 1, or a recommender is unknown.
     pub fn new(configs: &[VariantConfig], key: &[u8]) -> Result<Self> {
         let (variants, ends) = Self::check(configs)?;
         let key =
@@ -96,11 +97,10 @@ impl Variants {
         Ok(Self { key, variants, ends })
     }
 
-    /// Checks a configuration; the variants, and where the share of each ends in [0, 1).
+    /// The variants of a configuration, and where the share of each ends in [0, 1).
     ///
     /// # Errors
-    /// [`Error::Input`] if there is no variant, a name is empty or occurs twice, a share is not positive, the shares do
-    /// not add up to 1, or a recommender is unknown.
+    /// As [`Self::new`].
     pub(crate) fn check(configs: &[VariantConfig]) -> Result<(Vec<Arc<Variant>>, Vec<f64>)> {
         if configs.is_empty() {
             return Err(Error::input("variants: at least one is needed, e.g. one with share = 1"));
