@@ -79,9 +79,10 @@ impl DirWriter {
     ///
     /// # Errors
     /// [`Error::Input`] if `target` exists and may not be replaced (an empty directory always may; anything that duet
-    /// did not write never), or another process is building it.
+    /// did not write never, nor a part of another artifact), or another process is building it.
     pub fn create(target: &Path, if_exists: IfExists) -> Result<Self> {
         let target = std::path::absolute(target).map_err(Error::io(target))?;
+        check_is_no_part(&target)?;
         let parent = target
             .parent()
             .ok_or_else(|| Error::input(format!("{} can't be a directory to write", target.display())))?;
@@ -205,6 +206,32 @@ fn is_taken(target: &Path) -> Result<bool> {
     Ok(fs::read_dir(target).map_err(Error::io(target))?.next().is_some())
 }
 
+/// An artifact inside another one is covered by the outer manifest, and is made anew with it.
+fn check_is_no_part(target: &Path) -> Result<()> {
+    let (Some(outer), Some(name)) = (target.parent(), target.file_name()) else { return Ok(()) };
+    let Some(manifest) = read_ours(&outer.join(MANIFEST))? else { return Ok(()) };
+    let inner = format!("{}/", name.to_string_lossy());
+    match manifest.files.keys().any(|file| file.starts_with(&inner)) {
+        true => Err(Error::input(format!(
+            "{} is a part of the {} in {}, and is written with it; name that instead",
+            target.display(),
+            manifest.magic,
+            outer.display()
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// The manifest at `path`, if there is one that duet wrote.
+fn read_ours(path: &Path) -> Result<Option<Manifest<serde_json::Value>>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(path).map_err(Error::io(path))?;
+    let manifest: Option<Manifest<serde_json::Value>> = serde_json::from_str(&text).ok();
+    Ok(manifest.filter(|manifest| manifest.magic.starts_with("duet-")))
+}
+
 /// Only what duet wrote may be replaced: a directory with a duet manifest and nothing beside what the manifest lists.
 fn check_is_ours(target: &Path) -> Result<()> {
     let refuse = |what: &str| {
@@ -218,9 +245,7 @@ fn check_is_ours(target: &Path) -> Result<()> {
     if !path.is_file() {
         return Err(refuse(&format!("was not written by duet (it holds no {MANIFEST})")));
     }
-    let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let manifest: Option<Manifest<serde_json::Value>> = serde_json::from_str(&text).ok();
-    let Some(manifest) = manifest.filter(|manifest| manifest.magic.starts_with("duet-")) else {
+    let Some(manifest) = read_ours(&path)? else {
         return Err(refuse(&format!("was not written by duet, or its {MANIFEST} is damaged")));
     };
     let mut names = Vec::new();
@@ -341,6 +366,21 @@ mod tests {
         assert_eq!(fs::read_to_string(target.join("notes/mine.txt")).unwrap(), "notes");
         fs::remove_dir_all(target.join("notes")).unwrap();
         write_one(dir.path(), "two", IfExists::Replace).unwrap();
+    }
+
+    #[test]
+    fn a_part_of_an_artifact_is_not_replaced_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = DirWriter::create(&dir.path().join("outer"), IfExists::Fail).unwrap();
+        fs::create_dir(writer.path("inner")).unwrap();
+        fs::write(writer.path("inner/a.txt"), "a part").unwrap();
+        let outer = writer.publish("duet-test", 1, &Vec::<f64>::new()).unwrap();
+        let error = DirWriter::create(&outer.join("inner"), IfExists::Replace).unwrap_err().to_string();
+        assert!(error.contains("inner is a part of the duet-test in") && error.contains("outer"), "{error}");
+        Manifest::<Vec<f64>>::open(&outer, "duet-test", 1).unwrap();
+        // What the outer one does not list is a thing of its own.
+        drop(DirWriter::create(&outer.join("inne"), IfExists::Fail).unwrap());
+        assert_eq!(fs::read_dir(&outer).unwrap().count(), 2);
     }
 
     #[cfg(target_os = "linux")]
