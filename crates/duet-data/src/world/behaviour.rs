@@ -4,8 +4,8 @@
 //! What is known need not be remembered: it is drawn again from the counters it was drawn from, so a day costs the same
 //! whether it is the first or the thousandth, and no state is kept per user.
 //!
-//! How strongly somebody likes an artist decides clicks and completion only mildly, so that the share of positive
-//! events of an artist stays close to the drawing probability that the oracle scores by.
+//! How strongly somebody likes an artist decides clicks, and how strongly they like a song completion and skips, only mildly, so
+//! that the share of positive events of either stays close to the drawing probability that the oracle scores by.
 
 use duet_core::event::{EventType, ItemKind};
 
@@ -46,9 +46,13 @@ struct Visit<'a> {
     day: i32,
     person: &'a Person,
     theta: Vec<f64>,
+    /// The largest share of `theta`.
+    top: f64,
     cumulative: Vec<f64>,
     draws: Draws,
     dirt: Draws,
+    /// What songs of the artist at hand are drawn from.
+    songs: Vec<f64>,
     /// Events so far.
     count: u32,
     at_ms: i64,
@@ -76,6 +80,7 @@ impl World<'_> {
         }
         stats.user_days += 1;
         let theta = self.population.theta(user, &person);
+        let top = theta.iter().copied().fold(0.0, f64::max);
         let cumulative = cumulate(&theta);
         let dirt = Draws::new(self.options.seed, Stream::Dirt, user, day as u64);
         let mut visit = Visit {
@@ -84,9 +89,11 @@ impl World<'_> {
             day,
             person: &person,
             theta,
+            top,
             cumulative,
             draws,
             dirt,
+            songs: Vec::new(),
             count: 0,
             at_ms: 0,
             session: 0,
@@ -97,14 +104,6 @@ impl World<'_> {
         for session in 0..sessions {
             visit.session(session as u64);
         }
-    }
-
-    /// How much a user likes an artist, in `(0, 1]`: 1 for an artist of the favourite genre alone.
-    fn affinity(&self, theta: &[f64], artist: usize) -> f64 {
-        let top = theta.iter().copied().fold(0.0, f64::max);
-        let liked: f64 =
-            self.catalogue.mix(artist).iter().map(|&(genre, weight)| theta[genre as usize] * f64::from(weight)).sum();
-        liked / top
     }
 }
 
@@ -126,14 +125,14 @@ impl Visit<'_> {
         let blocks = self.draws.geometric((world.options.events_per_active_day - 3.0).max(1.0) / 1.35 / 1.8, 500);
         let mut slot = 0;
         for _ in 0..blocks {
-            let artist = if self.draws.chance(self.person.curiosity) {
+            let (artist, genre) = if self.draws.chance(self.person.curiosity) {
                 slot += 1;
                 self.discovery(self.day, number, slot)
             } else {
                 self.known()
             };
             let songs = self.draws.geometric(1.8, 12);
-            self.listen(artist, songs);
+            self.listen(artist, world.catalogue.part(artist, genre), songs);
         }
     }
 
@@ -148,8 +147,8 @@ impl Visit<'_> {
         }
     }
 
-    /// A discovery of a session, from slot 1: the same artist whenever it is asked for.
-    fn discovery(&self, day: i32, session: u64, slot: u64) -> usize {
+    /// A discovery of a session, from slot 1, and the genre it was made in: the same whenever it is asked for.
+    fn discovery(&self, day: i32, session: u64, slot: u64) -> (usize, usize) {
         let key = ((day as u64) << 20) | (session << 12) | slot;
         let mut draws = Draws::new(self.world.options.seed, Stream::Discovery, self.user, key);
         let genre = if draws.chance(MOOD_SHARE) {
@@ -157,11 +156,11 @@ impl Visit<'_> {
         } else {
             draw_cumulative(&self.cumulative, &mut draws)
         };
-        self.world.catalogue.draw_from_genre(genre, day, &mut draws)
+        (self.world.catalogue.draw_from_genre(genre, day, &mut draws), genre)
     }
 
-    /// An artist the user knows: from before sign-up, or from a day of the last weeks.
-    fn known(&mut self) -> usize {
+    /// An artist the user knows, from before sign-up or from a day of the last weeks, and the genre that they know them for.
+    fn known(&mut self) -> (usize, usize) {
         let world = self.world;
         let back = self.draws.geometric(7.0, 60) as i32;
         let day = self.day - back;
@@ -173,7 +172,7 @@ impl Visit<'_> {
         let favourite = (self.person.favourites as f64 * x * x) as u64;
         let mut draws = Draws::new(world.options.seed, Stream::Favourite, self.user, favourite);
         let genre = draw_cumulative(&self.cumulative, &mut draws);
-        world.catalogue.draw_from_genre(genre, self.person.sign_up.max(0), &mut draws)
+        (world.catalogue.draw_from_genre(genre, self.person.sign_up.max(0), &mut draws), genre)
     }
 
     /// A page of suggestions: half by popularity, half by taste; clicked by liking and position.
@@ -206,32 +205,34 @@ impl Visit<'_> {
             );
         }
         for (position, &artist) in shown.iter().enumerate().filter(|(_, artist)| **artist != usize::MAX) {
-            let liking = world.affinity(&self.theta, artist);
+            let liking = world.catalogue.fit(artist, &self.theta) / self.top;
             let seen = 1.0 / (1.0 + 0.35 * position as f64);
             if !self.draws.chance(0.4 * seen * liking) {
                 continue;
             }
             self.at_ms += 2_000 + (8_000.0 * self.draws.unit()) as i64;
             self.emit(EventType::Click, ItemKind::Artist, artist as u64, Some((request, position as u32)), None);
+            let part = world.catalogue.draw_part(artist, &self.theta, &mut self.draws);
             let songs = self.draws.geometric(1.5, 6);
-            self.listen(artist, songs);
+            self.listen(artist, part, songs);
             if self.draws.chance(0.12) {
                 self.emit(EventType::Follow, ItemKind::Artist, artist as u64, None, None);
             }
         }
     }
 
-    fn listen(&mut self, artist: usize, songs: usize) {
-        let world = self.world;
-        let liking = world.affinity(&self.theta, artist);
+    /// Songs of an artist, by somebody who hears them for the genre at place `part` of their mix.
+    fn listen(&mut self, artist: usize, part: usize, songs: usize) {
+        let catalogue = &self.world.catalogue;
+        catalogue.songs.cumulate(artist, part, self.day, &mut self.songs);
         for _ in 0..songs {
-            let song = world.catalogue.draw_song(artist, self.day, &mut self.draws);
-            let full = world.catalogue.song_ms[song as usize];
-            let (event_type, ms) = hear(&mut self.draws, liking, full);
+            let song = catalogue.songs.draw(artist, &self.songs, &mut self.draws);
+            let liking = catalogue.song_fit(artist, song, &self.theta) / self.top;
+            let (event_type, ms) = hear(&mut self.draws, liking, catalogue.songs.length_ms[song as usize]);
             self.at_ms += i64::from(ms) + 1_000;
             self.emit(event_type, ItemKind::Song, u64::from(song), None, Some(ms));
         }
-        if self.draws.chance(0.03 * liking) {
+        if self.draws.chance(0.03 * catalogue.fit(artist, &self.theta) / self.top) {
             self.emit(EventType::Follow, ItemKind::Artist, artist as u64, None, None);
         } else if self.draws.chance(0.001) {
             self.emit(EventType::Unfollow, ItemKind::Artist, artist as u64, None, None);
@@ -269,7 +270,7 @@ impl Visit<'_> {
     }
 }
 
-/// Whether a song of `full` milliseconds is skipped or heard by somebody who likes its artist so much (0 to 1), and for how long.
+/// Whether a song of `full` milliseconds is skipped or heard by somebody who likes it so much (0 to 1), and for how long.
 pub(super) fn hear(draws: &mut Draws, liking: f64, full: u32) -> (EventType, u32) {
     if draws.chance(0.05 + 0.25 * (1.0 - liking)) {
         (EventType::Skip, draws.between(2_000.0, 25_000.0) as u32)

@@ -1,4 +1,5 @@
-//! Artists and songs: names, genre mixes, drifting power-law popularity, and the daily tables to draw them from.
+//! Artists: names, genre mixes, drifting power-law popularity, and the daily tables to draw them from; their songs are in
+//! [`super::songs`].
 //!
 //! `phi[g][artist](day)` is proportional to `mix[artist][g] * popularity[artist](day)`. Each artist has one to three
 //! micro-genres, so the tables of one day hold about two slots an artist and not one per artist and genre.
@@ -9,6 +10,7 @@ use super::{
     alias::{self, Slot},
     draws::{Draws, Stream},
     options::WorldOptions,
+    songs::Songs,
 };
 
 /// Popularity by rank is `(rank + SHIFT)^-EXPONENT`.
@@ -16,6 +18,14 @@ const EXPONENT: f64 = 0.9;
 const SHIFT: f64 = 20.0;
 /// Slots (artists times days) above which tables are shared by several days, to bound their memory to about 250 MB.
 const MAX_TABLE_ROWS: u64 = 8_000_000;
+/// Every so many artists one joins in the last days, the sixth first: even a small world has artists whom nobody has heard before.
+const LATE_EVERY: usize = 48;
+const LATE_FIRST: usize = 5;
+/// Half of them join in so many days before the days of the truth, half in these.
+const LATE_DAYS: i32 = 3;
+/// How much more popular an artist is on the day of a new album, and the days in which that fades to a third.
+const ALBUM_RISE: f64 = 1.0;
+const ALBUM_RISE_DAYS: f64 = 7.0;
 
 const FAMILIES: [&str; 16] = [
     "rock",
@@ -62,8 +72,6 @@ struct Drift {
     /// Height of a lasting rise (positive) or fall, in log units; 0 for most.
     ramp: f64,
     ramp_day: f64,
-    /// Day of a new release within the window, if any.
-    release: Option<i32>,
 }
 
 /// The alias tables of a day.
@@ -89,10 +97,7 @@ pub(super) struct Catalogue {
     pub(super) following: Vec<u32>,
     base: Vec<f64>,
     drift: Vec<Drift>,
-    /// Songs of artist `i`: `song_start[i]..song_start[i + 1]`; the first is the oldest.
-    pub(super) song_start: Vec<u32>,
-    pub(super) song_ms: Vec<u32>,
-    pub(super) song_release: Vec<i32>,
+    pub(super) songs: Songs,
     /// Artists of genre `g`: `members[member_start[g]..member_start[g + 1]]`.
     members: Vec<u32>,
     member_start: Vec<u32>,
@@ -113,9 +118,7 @@ impl Catalogue {
             following: Vec::with_capacity(count),
             base: base_popularity(options.seed, count),
             drift: Vec::with_capacity(count),
-            song_start: vec![0],
-            song_ms: Vec::new(),
-            song_release: Vec::new(),
+            songs: Songs::new(),
             members: Vec::new(),
             member_start: Vec::new(),
             tables: Vec::new(),
@@ -143,10 +146,6 @@ impl Catalogue {
         self.names.len()
     }
 
-    pub(super) fn songs(&self) -> usize {
-        self.song_ms.len()
-    }
-
     /// The genre mix of an artist.
     pub(super) fn mix(&self, artist: usize) -> &[(u16, f32)] {
         &self.mix[self.mix_start[artist] as usize..self.mix_start[artist + 1] as usize]
@@ -167,10 +166,19 @@ impl Catalogue {
         self.mix.extend(weights.iter().map(|&(genre, weight)| (genre, weight / total)));
         self.mix_start.push(self.mix.len() as u32);
 
-        // One artist of twelve joins the service while we watch.
-        let joins = draws.chance(1.0 / 12.0);
-        let join = if joins { draws.below(days as usize) as i32 } else { -1 - draws.below(3_000) as i32 };
-        let first_release = if joins { join } else { join - draws.below(9_000) as i32 };
+        // One artist of twelve joins the service while we watch, every fourth of them in the last days.
+        let truth = (days - options.truth_days as i32).max(0);
+        let join = if artist % LATE_EVERY == LATE_FIRST {
+            match draws.chance(0.5) {
+                true => (truth - 1 - draws.below(LATE_DAYS as usize) as i32).max(0),
+                false => truth + draws.below((days - truth) as usize) as i32,
+            }
+        } else if draws.chance(1.0 / 16.0) {
+            draws.below(days as usize) as i32
+        } else {
+            -1 - draws.below(3_000) as i32
+        };
+        let first_release = if join >= 0 { join } else { join - draws.below(9_000) as i32 };
         self.join.push(join);
         self.first_release.push(first_release);
         self.following.push((draws.normal() * 1.3 + 4.0).exp() as u32);
@@ -181,25 +189,9 @@ impl Catalogue {
             wave_phase: draws.between(0.0, std::f64::consts::TAU),
             ramp: ramp * sign,
             ramp_day: draws.between(0.0, f64::from(days)),
-            release: draws.chance(0.08).then(|| join.max(0) + draws.below((days - join.max(0)) as usize) as i32),
         });
-
-        let mut draws = Draws::new(options.seed, Stream::Song, artist as u64, 0);
-        let songs = draws.geometric(options.songs_per_artist, 2_000);
-        for song in 0..songs {
-            // Durations: log-normal around 3:30, between half a minute and 20 minutes.
-            let ms = (210_000.0 * (0.3 * draws.normal()).exp()).clamp(30_000.0, 1_200_000.0);
-            self.song_ms.push(ms as u32);
-            let newest = (join.max(0) - first_release).max(1) as usize;
-            let at = draws.below(newest) as i32;
-            self.song_release.push(if song == 0 { first_release } else { first_release + at });
-        }
-        if let (Some(day), true) = (self.drift[artist].release, songs > 1)
-            && let Some(last) = self.song_release.last_mut()
-        {
-            *last = day;
-        }
-        self.song_start.push(self.song_ms.len() as u32);
+        let mix = &self.mix[self.mix_start[artist] as usize..];
+        self.songs.add_artist(options, artist, mix, first_release);
     }
 
     fn index_members(&mut self) {
@@ -237,14 +229,13 @@ impl Catalogue {
             return 0.0;
         }
         let drift = &self.drift[artist];
-        let day = f64::from(day);
-        let mut log = drift.wave * (day * std::f64::consts::TAU / 30.0 + drift.wave_phase).sin();
-        log += drift.ramp / (1.0 + ((drift.ramp_day - day) / 3.0).exp());
+        let time = f64::from(day);
+        let mut log = drift.wave * (time * std::f64::consts::TAU / 30.0 + drift.wave_phase).sin();
+        log += drift.ramp / (1.0 + ((drift.ramp_day - time) / 3.0).exp());
         let mut value = self.base[artist] * log.exp();
-        if let Some(release) = drift.release
-            && day >= f64::from(release)
+        if let Some(album) = self.songs.latest_release(artist, day).filter(|&album| album > self.first_release[artist])
         {
-            value *= 1.0 + 1.5 * (-(day - f64::from(release)) / 7.0).exp();
+            value *= 1.0 + ALBUM_RISE * (-f64::from(day - album) / ALBUM_RISE_DAYS).exp();
         }
         if self.join[artist] >= 0 {
             value *= 1.0 + 2.0 * (-since / 14.0).exp();
@@ -286,12 +277,35 @@ impl Catalogue {
         alias::draw(&self.tables(day).all, draws)
     }
 
-    /// A song of an artist that is out by `day`; older songs are played more.
-    pub(super) fn draw_song(&self, artist: usize, day: i32, draws: &mut Draws) -> u32 {
-        let (start, end) = (self.song_start[artist], self.song_start[artist + 1]);
-        let x = draws.unit();
-        let song = start + (f64::from(end - start) * x * x) as u32;
-        if self.song_release[song as usize] <= day { song } else { start }
+    /// The place of a genre in an artist's mix: what somebody who is after that genre hears of them. The main genre, where the
+    /// artist stands in for a genre that nobody has.
+    pub(super) fn part(&self, artist: usize, genre: usize) -> usize {
+        self.mix(artist).iter().position(|part| part.0 as usize == genre).unwrap_or(0)
+    }
+
+    /// The place in an artist's mix of the genre that somebody with this taste hears of them, given that they hear them:
+    /// `p(genre) ~ taste[genre] mix[artist][genre]`.
+    pub(super) fn draw_part(&self, artist: usize, taste: &[f64], draws: &mut Draws) -> usize {
+        let mix = self.mix(artist);
+        let mut rest = draws.unit() * self.fit(artist, taste);
+        for (part, &(genre, weight)) in mix.iter().enumerate() {
+            rest -= taste[genre as usize] * f64::from(weight);
+            if rest < 0.0 {
+                return part;
+            }
+        }
+        mix.len() - 1
+    }
+
+    /// How well an artist fits a taste: `sum_g taste[g] mix[artist][g]`, at most the largest share of the taste.
+    pub(super) fn fit(&self, artist: usize, taste: &[f64]) -> f64 {
+        self.mix(artist).iter().map(|&(genre, weight)| taste[genre as usize] * f64::from(weight)).sum()
+    }
+
+    /// How well a song of an artist fits a taste: `sum_g taste[g] mix[song][g]`.
+    pub(super) fn song_fit(&self, artist: usize, song: u32, taste: &[f64]) -> f64 {
+        let shares = self.songs.mix(artist, song);
+        self.mix(artist).iter().zip(shares).map(|(part, share)| taste[part.0 as usize] * f64::from(share)).sum()
     }
 
     /// Mean of `phi[.][artist]` over days: `[artists, genres]`, row-major; each genre sums to 1 over the artists.
@@ -307,6 +321,42 @@ impl Catalogue {
                     for (&artist, weight) in self.members[self.members(genre)].iter().zip(&weights) {
                         phi[artist as usize * self.genres + genre] += weight / total / count;
                     }
+                }
+            }
+        }
+        phi.into_iter().map(|value| value as f32).collect()
+    }
+
+    /// Sums of `mix[artist][genre] * popularity[artist](day)` over the artists, by genre: what a share in a genre is a share of.
+    pub(super) fn genre_totals(&self, day: i32) -> Vec<f64> {
+        let mut totals = vec![0.0; self.genres];
+        for artist in 0..self.len() {
+            let popularity = self.popularity(artist, day);
+            self.mix(artist).iter().for_each(|part| totals[part.0 as usize] += f64::from(part.1) * popularity);
+        }
+        totals
+    }
+
+    /// Mean over days of the probability that somebody after genre `g` hears a song, for the songs of an artist:
+    /// `phi[g][artist](day) p(song | artist, g, day)`. `[songs, genres]`, row-major; `totals` are those of the days.
+    pub(super) fn song_phi(&self, artist: usize, days: std::ops::Range<i32>, totals: &[Vec<f64>]) -> Vec<f32> {
+        let songs = self.songs.of(artist).len();
+        let mut phi = vec![0.0_f64; songs * self.genres];
+        let mut sums = Vec::with_capacity(songs);
+        let count = f64::from(days.end - days.start);
+        for (day, totals) in days.zip(totals) {
+            let popularity = self.popularity(artist, day);
+            if popularity == 0.0 {
+                continue;
+            }
+            for (part, &(genre, weight)) in self.mix(artist).iter().enumerate() {
+                let share = f64::from(weight) * popularity / totals[genre as usize] / count;
+                self.songs.cumulate(artist, part, day, &mut sums);
+                let all = sums.last().copied().unwrap_or(0.0);
+                let mut before = 0.0;
+                for (song, &sum) in sums.iter().enumerate() {
+                    phi[song * self.genres + genre as usize] += share * (sum - before) / all;
+                    before = sum;
                 }
             }
         }
@@ -419,5 +469,69 @@ mod tests {
                 assert_eq!(counts[artist], 0.0, "played before joining");
             }
         }
+    }
+
+    #[test]
+    fn songs_share_what_their_artist_has_and_are_drawn_by_it() {
+        let options = WorldOptions { artists: 60, genres: 4, days: 5, ..WorldOptions::default() };
+        let catalogue = Catalogue::new(&options);
+        let (genre, artists) = (1, catalogue.phi(2..5));
+        let totals: Vec<Vec<f64>> = (2..5).map(|day| catalogue.genre_totals(day)).collect();
+        for artist in 0..60 {
+            let phi = catalogue.song_phi(artist, 2..5, &totals);
+            for genre in 0..4 {
+                let sum: f32 = phi.iter().skip(genre).step_by(4).sum();
+                assert!((sum - artists[artist * 4 + genre]).abs() < 1e-5, "{artist}, {genre}: {sum}");
+            }
+        }
+        // Somebody after a genre draws an artist, then a song.
+        let phi: Vec<f64> =
+            (0..60).flat_map(|artist| catalogue.song_phi(artist, 3..4, &totals[1..2])).map(f64::from).collect();
+        let (mut draws, mut sums) = (Draws::new(9, Stream::Day, 0, 0), Vec::new());
+        let mut counts = vec![0.0; catalogue.songs.len()];
+        for _ in 0..100_000 {
+            let artist = catalogue.draw_from_genre(genre, 3, &mut draws);
+            catalogue.songs.cumulate(artist, catalogue.part(artist, genre), 3, &mut sums);
+            counts[catalogue.songs.draw(artist, &sums, &mut draws) as usize] += 1.0 / 100_000.0;
+        }
+        for (song, count) in counts.iter().enumerate() {
+            let expected = phi[song * 4 + genre];
+            let tolerance = 5.0 * (expected / 100_000.0).sqrt() + 1e-9;
+            assert!((count - expected).abs() <= tolerance, "{song}: {count} {expected}");
+        }
+    }
+
+    #[test]
+    fn some_artists_join_in_the_last_days_of_every_world() {
+        for options in [
+            WorldOptions::default(),
+            WorldOptions { artists: 10, days: 2, truth_days: 1, ..WorldOptions::default() },
+            WorldOptions { artists: 60, days: 30, truth_days: 30, ..WorldOptions::default() },
+        ] {
+            let catalogue = Catalogue::new(&options);
+            let first = options.days as i32 - options.truth_days as i32 - LATE_DAYS;
+            let late = catalogue.join.iter().filter(|&&join| join >= first && join >= 0).count();
+            assert!(late >= (options.artists as usize).div_ceil(LATE_EVERY), "{late} of {}", options.artists);
+            assert!(catalogue.join.iter().all(|&join| join < options.days as i32));
+        }
+    }
+
+    #[test]
+    fn a_taste_says_for_what_an_artist_is_heard() {
+        let options = WorldOptions { artists: 60, genres: 4, days: 5, ..WorldOptions::default() };
+        let catalogue = Catalogue::new(&options);
+        let artist = (0..60).find(|&artist| catalogue.mix(artist).len() == 3).unwrap_or(0);
+        let mix = catalogue.mix(artist).to_vec();
+        // All taste in the second genre of the artist.
+        let mut taste = vec![0.0; 4];
+        taste[mix[1].0 as usize] = 1.0;
+        let mut draws = Draws::new(2, Stream::Day, 0, 0);
+        assert!((0..100).all(|_| catalogue.draw_part(artist, &taste, &mut draws) == 1));
+        assert!((catalogue.fit(artist, &taste) - f64::from(mix[1].1)).abs() < 1e-12);
+        assert_eq!(catalogue.part(artist, mix[2].0 as usize), 2);
+        // A song that is more of that genre than its artist fits better.
+        let share = |song: usize| catalogue.songs.mix(artist, song as u32).nth(1).map_or(0.0, f64::from);
+        let fit = |song: usize| catalogue.song_fit(artist, song as u32, &taste);
+        assert!(catalogue.songs.of(artist).all(|song| (fit(song) - share(song)).abs() < 1e-12));
     }
 }

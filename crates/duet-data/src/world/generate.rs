@@ -101,7 +101,7 @@ pub struct WorldSummary {
 /// | `events/date=YYYY-MM-DD/part-NNNN.jsonl` | events by the local day they arrived |
 /// | `accounts.csv`, `accounts.sql` | accounts with personal data (invented), for files and for Postgres |
 /// | `catalogue/artists.csv`, `songs.csv`, `artist_daily.csv` | the catalogue, and followers at the end of each day |
-/// | `truth/users.parquet`, `truth/artists.parquet` | true affinity vectors; score = dot product |
+/// | `truth/users.parquet`, `truth/artists.parquet`, `truth/songs.parquet` | true affinity vectors; score = dot product |
 ///
 /// # Errors
 /// [`Error::Input`] for impossible options or a taken `out`, [`Error::Io`] with the path; nothing is left behind then.
@@ -124,11 +124,12 @@ pub fn generate(options: &WorldOptions, out: &Path, if_exists: IfExists) -> Resu
     };
     write_catalogue(&world, &directory.path("catalogue"))?;
     truth::write_artists(&world, &directory.path("truth/artists.parquet"))?;
+    truth::write_songs(&world, &directory.path("truth/songs.parquet"))?;
     write_users(&world, &directory)?;
 
     let mut summary = WorldSummary {
         options: options.clone(),
-        songs: world.catalogue.songs() as u64,
+        songs: world.catalogue.songs.len() as u64,
         stats: Stats::default(),
         event_bytes: 0,
         event_files: 0,
@@ -294,10 +295,10 @@ fn write_catalogue(world: &World<'_>, directory: &Path) -> Result<()> {
     let mut out = create(&path)?;
     writeln!(out, "song_id,artist_id,title,duration_ms,release_date").map_err(Error::io(&path))?;
     for artist in 0..catalogue.len() {
-        for song in catalogue.song_start[artist] as usize..catalogue.song_start[artist + 1] as usize {
+        for song in catalogue.songs.of(artist) {
             let title = catalogue.title(world.options.seed, song);
-            let released = date(catalogue.song_release[song]);
-            writeln!(out, "{},{},{title},{},{released}", song_id(song), artist_id(artist), catalogue.song_ms[song])
+            let (length, released) = (catalogue.songs.length_ms[song], date(catalogue.songs.release[song]));
+            writeln!(out, "{},{},{title},{length},{released}", song_id(song), artist_id(artist))
                 .map_err(Error::io(&path))?;
         }
     }

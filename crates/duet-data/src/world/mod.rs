@@ -8,9 +8,11 @@
 //! The model of the truth is `p(artist | user, day) = sum_g theta[user][g] * phi[g][artist](day)` over micro-genres
 //! `g`: a listener draws a genre from their taste, then an artist from that genre's popularity of the day. Drawing is
 //! O(1) (alias tables), and the best possible score of an artist for a user is a dot product, so that an evaluation
-//! can say how far a model is from what can be known. Every number comes from a counter-based generator keyed by
-//! (seed, stream, user, day): no state is kept per user, memory does not grow with users, and the bytes written do not
-//! depend on the number of threads.
+//! can say how far a model is from what can be known. A song is chosen among the artist's by its own mix, appeal and age
+//! (`songs.rs`), in the genre that led to the artist: the same holds for songs of artists who are new to the listener
+//! (`truth.rs` says what is left out). Every number comes from a counter-based generator keyed by (seed, stream, user,
+//! day): no state is kept per user, memory does not grow with users, and the bytes written do not depend on the number
+//! of threads.
 
 mod account;
 mod alias;
@@ -24,6 +26,7 @@ mod json;
 mod listener;
 mod options;
 mod postgres;
+mod songs;
 mod truth;
 mod visitors;
 

@@ -7,7 +7,7 @@
 //! | what | formula |
 //! | --- | --- |
 //! | taste of a day | `t = (1 - w) theta + w e(phase)`, `w` as in the truth files |
-//! | liking | `l(u, a) = sum_g t[g] mix[a][g] / max_g t[g]`, in (0, 1] |
+//! | liking, of an artist or a song | `l(u, x) = sum_g t[g] mix[x][g] / max_g t[g]`, in (0, 1] |
 //! | fame | `f(a)`: share of the artists that are less popular on the day, in [0, 1) |
 //! | affinity | `q(u, a) = l (1/4 + 3/4 f)` |
 //! | examination of position `k` (from 0) | `e(k) = 1 / (1 + examination k)` |
@@ -289,18 +289,8 @@ impl Visitors {
         Draws::new(self.seed, Stream::Login, user, ((day as u64) << 8) | number)
     }
 
-    fn liking(&self, taste: &Taste, artist: usize) -> f64 {
-        let mixed: f64 = self
-            .catalogue
-            .mix(artist)
-            .iter()
-            .map(|&(genre, weight)| taste.now[genre as usize] * f64::from(weight))
-            .sum();
-        mixed / taste.top
-    }
-
     fn affinity(&self, taste: &Taste, artist: usize) -> f64 {
-        self.liking(taste, artist) * (0.25 + 0.75 * self.fame[artist])
+        self.catalogue.fit(artist, &taste.now) / taste.top * (0.25 + 0.75 * self.fame[artist])
     }
 }
 
@@ -353,8 +343,9 @@ impl Stay<'_> {
             clicks += 1;
             self.at_ms += 2_000 + (8_000.0 * self.draws.unit()) as i64;
             self.emit(EventType::Click, ItemKind::Artist, artist_id(artist), Some(position), None);
+            let part = visitors.catalogue.draw_part(artist, &self.taste.now, &mut self.draws);
             let songs = self.draws.geometric(1.5, 6);
-            self.listens += self.play(artist, songs, Some(position));
+            self.listens += self.play(artist, part, songs, Some(position));
             if self.draws.chance(habits.follow_rate * affinity) {
                 follows += 1;
                 self.emit(EventType::Follow, ItemKind::Artist, artist_id(artist), Some(position), None);
@@ -370,19 +361,20 @@ impl Stay<'_> {
             let genre = draw_cumulative(&self.taste.cumulative, &mut self.draws);
             let artist = visitors.catalogue.draw_from_genre(genre, self.login.day, &mut self.draws);
             let songs = self.draws.geometric(1.8, 12);
-            self.play(artist, songs, None);
+            self.play(artist, visitors.catalogue.part(artist, genre), songs, None);
         }
     }
 
-    /// Songs of an artist; returns how many were not skipped.
-    fn play(&mut self, artist: usize, songs: usize, position: Option<usize>) -> u32 {
-        let visitors = self.visitors;
-        let liking = visitors.liking(&self.taste, artist);
+    /// Songs of an artist, heard for the genre at place `part` of their mix; returns how many were not skipped.
+    fn play(&mut self, artist: usize, part: usize, songs: usize, position: Option<usize>) -> u32 {
+        let catalogue = &self.visitors.catalogue;
+        let mut sums = Vec::new();
+        catalogue.songs.cumulate(artist, part, self.login.day, &mut sums);
         let mut heard = 0;
         for _ in 0..songs {
-            let song = visitors.catalogue.draw_song(artist, self.login.day, &mut self.draws);
-            let full = visitors.catalogue.song_ms[song as usize];
-            let (event_type, ms) = hear(&mut self.draws, liking, full);
+            let song = catalogue.songs.draw(artist, &sums, &mut self.draws);
+            let liking = catalogue.song_fit(artist, song, &self.taste.now) / self.taste.top;
+            let (event_type, ms) = hear(&mut self.draws, liking, catalogue.songs.length_ms[song as usize]);
             heard += u32::from(event_type == EventType::Listen);
             self.at_ms += i64::from(ms) + 1_000;
             self.emit(event_type, ItemKind::Song, song_id(song as usize), position, Some(ms));
