@@ -137,6 +137,41 @@ fn lists_are_the_same_from_run_and_bundle_in_every_form() {
     }
 }
 
+#[test]
+fn songs_go_the_same_way() {
+    let shop = workshop();
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let data = shop.path("data").join("songs");
+    let [source, place, bundle, out] = ["run", "report", "bundle", "lists.csv"].map(|name| dir.path().join(name));
+    succeed("train", &[&["--data", text(&data), "--out", text(&source)], &TINY[..]].concat());
+    duet(&["evaluate", "--run", text(&source), "--out", text(&place), "--device", "cpu"]);
+    let recall = |recommender| mean(&place, recommender, "recall@10");
+    for pair in [["oracle", "popularity"], ["popularity", "random"], ["two_tower", "random"]] {
+        assert!(recall(pair[0]) > recall(pair[1]), "{pair:?}: {} and {}", recall(pair[0]), recall(pair[1]));
+    }
+    assert_eq!(report(&place)["dataset"]["item_kind"], "song");
+    succeed("embed", &["--run", text(&source), "--out", text(&bundle), "--device", "cpu"]);
+    duet(&["recommend", "--bundle", text(&bundle), "--users", "all", "--k", "5", "--out", text(&out)]);
+    let dataset = Dataset::open(&data).expect("a dataset");
+    let items = dataset.items().expect("items");
+    let lists = lists(&out);
+    assert_eq!(lists.len(), dataset.info.counts.users as usize);
+    assert!(lists.values().flatten().all(|(item, _)| items.ids.get(item).is_some()));
+    // Most songs can be named: by artist and title.
+    let distinct: BTreeSet<&String> = items.names.iter().collect();
+    assert!(distinct.len() * 20 > items.len() * 19, "{} names of {} songs", distinct.len(), items.len());
+    let name = items.names.iter().find(|name| items.names.iter().filter(|other| other == name).count() == 1);
+    let said = duet(&["similar", "--bundle", text(&bundle), "--name", name.expect("a name of one song"), "--k", "3"]);
+    assert_eq!(said.lines().filter(|line| line.contains(" - ")).count(), 3, "{said}");
+    let given = ["compare", "popularity", text(&bundle), "--dataset", text(&data), "--device", "cpu", "--json"];
+    let compared = run("duet", &given);
+    assert!(serde_json::from_str::<Value>(&compared.out).is_ok(), "{}\n{}", compared.out, compared.err);
+    // A part of a dataset is written with the whole of it.
+    let (world, key) = (shop.path("world"), shop.path("key"));
+    let base = ["prepare", "--world", text(&world), "--user-key", text(&key), "--overwrite", "--out", text(&data)];
+    fail("duet", &base, 1, &["songs is a part of the duet-dataset in"]);
+}
+
 /// The same users and items, in the same order; scores but for the last bits, which depend on how many are ranked at once.
 fn assert_close(left: &BTreeMap<String, Vec<(String, f32)>>, right: &BTreeMap<String, Vec<(String, f32)>>) {
     assert!(left.keys().eq(right.keys()), "other users");

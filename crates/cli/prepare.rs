@@ -8,6 +8,7 @@ use clap::Args;
 use duet_core::Error;
 use duet_data::{
     accounts::{AccountSource, Connection, PostgresSource},
+    dataset::{DatasetInfo, SONGS_DIR},
     prepare::{
         DayRange, EventSource, PrepareConfig, PrepareOptions, PrepareSummary, QUALITY_FILE, QUALITY_PAGE,
         QUARANTINE_DIR, prepare,
@@ -22,8 +23,9 @@ use crate::{
 
 /// Make a dataset of raw events, accounts and a catalogue, without leaks and without personal data.
 ///
-/// Bad lines are put aside with their file, line and reason, never lost. User ids become keyed hashes, coordinates places
-/// that many share, birth dates age buckets. Everything else is set in a configuration: see configs/prepare.toml.
+/// The dataset's items are artists; in its folder songs/ lies another one of the same users whose items are songs. Bad lines are
+/// put aside with their file, line and reason, never lost. User ids become keyed hashes, coordinates places that many share, birth
+/// dates age buckets. Everything else is set in a configuration: see configs/prepare.toml.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PrepareArgs {
     #[command(flatten)]
@@ -124,6 +126,7 @@ pub(crate) fn run(args: &PrepareArgs, out: &mut dyn Write) -> Result<Outcome> {
     options.days = DayRange { from: args.from, to: args.to };
     let summary = prepare(&options, &args.out, if_exists(args.overwrite))?;
     writeln!(out, "{}: {}, in {:.1} s", args.out.display(), describe(&summary), started.elapsed().as_secs_f64())?;
+    writeln!(out, "{}: {}", args.out.join(SONGS_DIR).display(), describe_dataset(&summary.songs))?;
     if options.update {
         writeln!(out, "{} days read, {} taken over", summary.days_read, summary.days_kept)?;
     }
@@ -143,15 +146,19 @@ pub(crate) fn run(args: &PrepareArgs, out: &mut dyn Write) -> Result<Outcome> {
 
 /// What there is in the dataset, in one phrase.
 pub(crate) fn describe(summary: &PrepareSummary) -> String {
-    let counts = &summary.info.counts;
+    describe_dataset(&summary.info)
+}
+
+fn describe_dataset(info: &DatasetInfo) -> String {
+    let counts = &info.counts;
     format!(
         "{} users, {} {}s, {} training events, {} held-out events of {} users ({})",
         grouped(counts.users),
         grouped(counts.items),
-        summary.info.item_kind,
+        info.item_kind,
         grouped(counts.events),
         grouped(counts.test_events),
         grouped(counts.test_users),
-        summary.info.split.parameters
+        info.split.parameters
     )
 }

@@ -9,6 +9,8 @@
 //! | `timeline.parquet` | training events, sorted by user, time, source order | `user`, `item`, `timestamp_ms`?, `weight`? |
 //! | `test.parquet` | held-out events, external ids, by user, in time order | `user_id`, `item_id` |
 //! | `oracle_users.parquet`, `oracle_items.parquet` | the synthetic world's truth, where it is known | `vector` |
+//! | `history.parquet` (prepared datasets) | clicks, follows, listens and skips of the training period, sorted like the timeline | `user`, `event`, `item`, `timestamp_ms`, `strength`; see [`History`] |
+//! | `songs/` (prepared datasets) | a dataset in this very layout: the same users, songs for items | |
 //!
 //! Column types: ids and categorical columns Utf8, multi-categorical columns lists of Utf8, numbers Float64 (null is
 //! missing), dates Date32, vectors fixed-size lists of Float32. Zstandard, row groups of 1 Mi rows.
@@ -20,12 +22,17 @@ use std::path::PathBuf;
 use duet_core::{ItemIdx, UserIdx, artifact::FileEntry, schema::Schema, table::FeatureTable};
 use serde::{Deserialize, Serialize};
 
+mod history;
 mod impressions;
 pub(crate) mod parquet_file;
 mod read;
+mod songs;
 mod write;
 
+pub(crate) use history::history_fields;
+pub use history::{History, HistoryEvent};
 pub use impressions::ArtistImpression;
+pub(crate) use songs::seal_songs;
 pub use write::write;
 pub(crate) use write::{SplitHasher, TestWriter, TimelineWriter, check_table, split_hash, write_table, write_vectors};
 
@@ -35,6 +42,10 @@ pub(crate) const TIMELINE_FILE: &str = "timeline.parquet";
 pub(crate) const TEST_FILE: &str = "test.parquet";
 pub(crate) const ORACLE_USERS_FILE: &str = "oracle_users.parquet";
 pub(crate) const ORACLE_ITEMS_FILE: &str = "oracle_items.parquet";
+pub(crate) const HISTORY_FILE: &str = "history.parquet";
+
+/// The folder of the dataset of songs inside a prepared dataset: `train --data DATASET/songs` trains on songs.
+pub const SONGS_DIR: &str = "songs";
 
 /// Lower-case hex digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -96,7 +107,7 @@ pub struct Counts {
 pub struct DatasetInfo {
     /// What the data is like.
     pub kind: DatasetKind,
-    /// What an item is called ("artist", "film", "item"): for messages and tables.
+    /// What an item is called ("artist", "song", "film", "item"): for messages and tables.
     pub item_kind: String,
     /// Declared feature columns.
     pub schema: Schema,

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use arrow::array::{ArrayRef, Float32Array, Int64Array, UInt32Array};
+use arrow::array::{ArrayRef, Float32Array, Int64Array, UInt8Array, UInt32Array};
 use duet_core::{
     artifact::{DirWriter, IfExists},
     ids::IdMap,
@@ -126,6 +126,75 @@ fn a_timeline_that_lies_is_named_with_its_row() {
         (lie([1, 0, 1], [5, 6, 1], [1.0, 1.0, f32::INFINITY]), "timeline.parquet, row 3: weight"),
     ] {
         assert!(result.as_ref().is_err_and(|error| error.contains(expected)), "{result:?}");
+    }
+}
+
+#[test]
+fn a_history_is_read_back_and_one_that_lies_is_named_with_its_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let outer = write(&dir.path().join("outer"), IfExists::Fail, &parts()).unwrap();
+    assert!(Dataset::open(&outer).unwrap().history().unwrap().is_none(), "an imported dataset has none");
+    // Three users and two artists; the dataset of songs inside has two songs.
+    let make = |events: [u8; 3], items: [u32; 3], times: [i64; 3], strengths: [f32; 3], with_songs: bool| {
+        let writer = DirWriter::create(&dir.path().join("whole"), IfExists::Replace).unwrap();
+        for name in [USERS_FILE, ITEMS_FILE, TIMELINE_FILE, TEST_FILE] {
+            std::fs::copy(outer.join(name), writer.path(name)).unwrap();
+        }
+        if with_songs {
+            std::fs::create_dir(writer.path(SONGS_DIR)).unwrap();
+            for name in [USERS_FILE, ITEMS_FILE, TIMELINE_FILE, TEST_FILE] {
+                std::fs::copy(outer.join(name), writer.path(SONGS_DIR).join(name)).unwrap();
+            }
+            let mut info = Dataset::open(&outer).unwrap().info;
+            info.item_kind = "song".to_owned();
+            seal_songs(&writer.path(SONGS_DIR), &info).unwrap();
+        }
+        let mut file = parquet_file::Writer::create(writer.path(HISTORY_FILE), history_fields()).unwrap();
+        let columns: [ArrayRef; 5] = [
+            Arc::new(UInt32Array::from(vec![0, 0, 2])),
+            Arc::new(UInt8Array::from(events.to_vec())),
+            Arc::new(UInt32Array::from(items.to_vec())),
+            Arc::new(Int64Array::from(times.to_vec())),
+            Arc::new(Float32Array::from(strengths.to_vec())),
+        ];
+        file.write(columns.to_vec()).unwrap();
+        file.finish().unwrap();
+        let info = Dataset::open(&outer).unwrap().info;
+        let path = writer.publish(MAGIC, VERSION, &info).unwrap();
+        Dataset::open(&path).unwrap()
+    };
+    let dataset = make([1, 2, 3], [1, 0, 1], [5, 5, 1], [2.0, 0.0, 0.5], true);
+    assert_eq!(dataset.songs().unwrap().unwrap().info.item_kind, "song");
+    let history = dataset.history().unwrap().unwrap();
+    let expected = History {
+        offsets: vec![0, 2, 2, 3],
+        events: vec![HistoryEvent::Follow, HistoryEvent::Listen, HistoryEvent::Skip],
+        items: vec![ItemIdx(1), ItemIdx(0), ItemIdx(1)],
+        timestamps_ms: vec![5, 5, 1],
+        strengths: vec![2.0, 0.0, 0.5],
+    };
+    assert_eq!(history, expected);
+    assert_eq!(history.range(UserIdx(2)), 2..3);
+
+    let lie = |dataset: Dataset| dataset.history().map(drop).map_err(|error| error.to_string());
+    let (times, strengths) = ([5, 6, 1], [1.0; 3]);
+    for (result, expected) in [
+        (lie(make([1, 4, 3], [0; 3], times, strengths, true)), "row 2: event 4: valid are 0 to 3"),
+        (
+            lie(make([1, 2, 3], [0, 2, 0], times, strengths, true)),
+            "row 2: user 0, item 2: beyond the 3 users or 2 songs",
+        ),
+        (
+            lie(make([0, 1, 1], [0, 0, 9], times, strengths, true)),
+            "row 3: user 2, item 9: beyond the 3 users or 2 items",
+        ),
+        (lie(make([1, 2, 3], [0; 3], times, strengths, false)), "row 2: user 0, item 0: beyond the 3 users or 0 songs"),
+        (lie(make([1, 2, 3], [0; 3], [5, 4, 1], strengths, true)), "row 2: not sorted"),
+        (lie(make([1, 2, 3], [0; 3], times, [1.0, -0.5, 1.0], true)), "row 2: strength -0.5"),
+        (lie(make([1, 2, 3], [0; 3], times, [1.0, 1.0, f32::NAN], true)), "row 3: strength NaN"),
+    ] {
+        let expected = format!("history.parquet, {expected}");
+        assert!(result.as_ref().is_err_and(|error| error.contains(&expected)), "{result:?}: {expected}");
     }
 }
 

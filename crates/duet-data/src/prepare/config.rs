@@ -65,6 +65,7 @@ pub struct SplitConfig {
     pub held_out: String,
     pub gap_days: u32,
     pub new_artists_only: bool,
+    pub new_songs_only: bool,
 }
 
 /// `[quality]`
@@ -133,6 +134,7 @@ impl PrepareConfig {
         options.held_out = HeldOut::parse(&self.split.held_out)?;
         options.gap_days = self.split.gap_days;
         options.new_artists_only = self.split.new_artists_only;
+        options.new_songs_only = self.split.new_songs_only;
         options.strengths = self.strengths;
         options.rate_limits = self.rate_limits;
         let quality = &self.quality;
@@ -164,6 +166,7 @@ mod tests {
         let settings = |text: &str| vec![text.to_owned()];
         let config = PrepareConfig::load(None, &settings("split.held_out=from:2025-05-01")).unwrap();
         assert_eq!(HeldOut::parse(&config.split.held_out).unwrap(), HeldOut::From("2025-05-01".parse().unwrap()));
+        assert!(config.split.new_artists_only && !config.split.new_songs_only);
         let error = PrepareConfig::load(None, &settings("privacy.edges=[1]")).unwrap_err().to_string();
         assert!(error.contains("privacy.edges") && error.contains("privacy.age_edges"), "{error}");
         let error = PrepareConfig::load(Some(Path::new("no.toml")), &[]).unwrap_err().to_string();

@@ -40,7 +40,8 @@ pub(super) fn cutoff(options: &PrepareOptions, index: &DayIndex) -> Result<i32> 
     };
     if by_day.range(..day - options.gap_days as i32).next().is_none() {
         let first = by_day.keys().next().map_or_else(|| "none".to_owned(), |day| days::day_name(Some(*day)));
-        let message = format!("{}: no training events are left before it; the first is of {first}", describe(options));
+        let message =
+            format!("{}: no training events are left before it; the first is of {first}", artist_split(options));
         return Err(Error::data(events_name(options), message));
     }
     Ok(day)
@@ -60,8 +61,17 @@ fn typical(by_day: &BTreeMap<i32, u64>, total: u64) -> u64 {
         .unwrap_or(0)
 }
 
-pub(super) fn describe(options: &PrepareOptions) -> String {
-    let what = if options.new_artists_only { "first events with an artist" } else { "all events" };
+/// The split of artists in words.
+pub(super) fn artist_split(options: &PrepareOptions) -> String {
+    describe(options, if options.new_artists_only { "first events with an artist" } else { "all events" })
+}
+
+/// The split of songs in words.
+pub(super) fn song_split(options: &PrepareOptions) -> String {
+    describe(options, if options.new_songs_only { "first listens to a song" } else { "all listens" })
+}
+
+fn describe(options: &PrepareOptions, what: &str) -> String {
     let from = match options.held_out {
         HeldOut::Nothing => return "nothing held out".to_owned(),
         HeldOut::LastDays(days) => format!("last {days} days"),

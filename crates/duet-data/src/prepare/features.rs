@@ -1,4 +1,4 @@
-//! The users and items tables: every figure counts only what happened before the cutoff day.
+//! The tables of users, artists and songs: every figure counts only what happened before the cutoff day.
 
 use std::collections::HashMap;
 
@@ -9,20 +9,52 @@ use duet_core::{
     table::{Column, ColumnValues, FeatureTable},
 };
 
-use super::{as_of::AsOf, catalogue::Artist};
+use super::{
+    as_of::AsOf,
+    catalogue::{Artist, Song},
+};
 use crate::accounts::{Account, Place, fold};
 
 const DAY_MS: i64 = 86_400_000;
 
-/// The columns that `prepare` makes.
-pub(super) fn schema() -> Schema {
-    let categorical = || FeatureKind::Categorical {};
-    let numeric = || FeatureKind::Numeric {};
-    let columns = |list: Vec<(&str, FeatureKind)>| -> Columns {
-        list.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect()
-    };
+fn categorical() -> FeatureKind {
+    FeatureKind::Categorical {}
+}
+
+fn genres() -> FeatureKind {
+    FeatureKind::MultiCategorical { separator: "|".to_owned() }
+}
+
+fn numeric() -> FeatureKind {
+    FeatureKind::Numeric {}
+}
+
+fn columns<const N: usize>(list: [(&str, FeatureKind); N]) -> Columns {
+    list.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect()
+}
+
+/// The columns of the dataset of songs; its users are those of artists.
+pub(super) fn song_schema() -> Schema {
     Schema {
-        users: columns(vec![
+        items: columns([
+            ("artist", categorical()),
+            ("artist_followers", numeric()),
+            ("artist_trending_rank", numeric()),
+            ("duration_ms", numeric()),
+            ("genres", genres()),
+            ("mean_listen", numeric()),
+            ("plays_7d", numeric()),
+            ("plays_28d", numeric()),
+            ("release", FeatureKind::Date {}),
+        ]),
+        ..schema()
+    }
+}
+
+/// The columns that `prepare` makes of users and artists.
+pub(super) fn schema() -> Schema {
+    Schema {
+        users: columns([
             ("age_bucket", categorical()),
             ("gender", categorical()),
             ("city", categorical()),
@@ -32,8 +64,8 @@ pub(super) fn schema() -> Schema {
             ("recency_days", numeric()),
             ("click_rate", numeric()),
         ]),
-        items: columns(vec![
-            ("genres", FeatureKind::MultiCategorical { separator: "|".to_owned() }),
+        items: columns([
+            ("genres", genres()),
             ("followers", numeric()),
             ("follower_ratio", numeric()),
             ("trending_rank", numeric()),
@@ -125,4 +157,44 @@ pub(super) fn items(artists: &[Artist], order: &[usize], as_of: &AsOf, cutoff_da
     let ids = order.iter().map(|&artist| artists[artist].id.clone()).collect();
     let names = order.iter().map(|&artist| artists[artist].name.clone()).collect();
     assemble(ids, names, &schema().items, values)
+}
+
+/// The songs table; `order[row]` is the song of a row. A song is called by its artist's name and its title: titles repeat.
+pub(super) fn songs(
+    songs: &[Song],
+    artists: &[Artist],
+    order: &[usize],
+    as_of: &AsOf,
+    cutoff_day: i32,
+) -> Result<FeatureTable> {
+    let song = |row: usize| &songs[order[row]];
+    let artist = |row: usize| &artists[song(row).artist as usize];
+    let day = cutoff_day - 1;
+    let figures: Vec<_> = order.iter().map(|&song| as_of.song(song as u32, day)).collect();
+    let of_artists: Vec<_> = (0..artists.len()).map(|artist| as_of.artist(artist as u32, day)).collect();
+    let of_artist = |row: usize| &of_artists[song(row).artist as usize];
+    let number = |of: &dyn Fn(usize) -> f64| ColumnValues::Number((0..order.len()).map(of).collect());
+    let values = HashMap::from([
+        ("artist", ColumnValues::Text((0..order.len()).map(|row| Some(artist(row).id.clone())).collect())),
+        ("artist_followers", number(&|row| of_artist(row).followers)),
+        ("artist_trending_rank", number(&|row| of_artist(row).trending_rank)),
+        ("duration_ms", number(&|row| song(row).duration_ms as f64)),
+        ("genres", ColumnValues::TextList((0..order.len()).map(|row| artist(row).genres.clone()).collect())),
+        ("mean_listen", number(&|row| figures[row].mean_listen)),
+        ("plays_7d", number(&|row| figures[row].plays_7d)),
+        ("plays_28d", number(&|row| figures[row].plays_28d)),
+        ("release", ColumnValues::Day((0..order.len()).map(|row| song(row).release).collect())),
+    ]);
+    let ids = order.iter().map(|&song| songs[song].id.clone()).collect();
+    let names = (0..order.len()).map(|row| song_name(&artist(row).name, &song(row).title)).collect();
+    assemble(ids, names, &song_schema().items, values)
+}
+
+/// `Artist - Title`; nothing without a title.
+fn song_name(artist: &str, title: &str) -> String {
+    match (artist, title) {
+        (_, "") => String::new(),
+        ("", title) => title.to_owned(),
+        (artist, title) => format!("{artist} - {title}"),
+    }
 }

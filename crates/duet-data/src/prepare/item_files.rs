@@ -1,8 +1,7 @@
-//! The files about items: `songs.parquet` as of the cutoff, `item_daily.parquet` and `song_daily.parquet` as of every day.
+//! The files about items as of every day: `item_daily.parquet` and `song_daily.parquet`.
 //!
 //! | file | one row per | columns |
 //! | --- | --- | --- |
-//! | `songs.parquet` | song released before the cutoff | `id`, `artist` (id), `title`, `duration_ms`, `release_day`, `release_age_days`, `mean_listen`, `plays_7d`, `plays_28d`, `artist_rank` (1: the artist's most played in 28 days) |
 //! | `item_daily.parquet` | artist and day with plays in 28 days or a figure of followers | `item`, `day`, `plays_7d`, `plays_28d`, `trending_rank`, `followers`, `follower_ratio`, `catalogue_age_days` |
 //! | `song_daily.parquet` | song and day with plays | `song`, `day`, `plays_7d`, `plays_28d`, `mean_listen` |
 //!
@@ -10,89 +9,19 @@
 //! plays in 28 days, in `song_daily` that the last row before still stands (but for the plays, which fall out of reach).
 
 use arrow::{
-    array::{Date32Array, Float64Array, StringArray},
-    datatypes::{DataType, Float64Type, UInt32Type, UInt64Type},
+    array::{Date32Array, Float64Array},
+    datatypes::{DataType, Float64Type, UInt32Type},
 };
 use duet_core::{Result, artifact::DirWriter};
 
 use super::{
     as_of::AsOf,
-    catalogue::{Artist, Song},
+    catalogue::Artist,
     outputs::{Rows, array, field, known, optional, values},
 };
 
-pub(super) const SONGS_FILE: &str = "songs.parquet";
 pub(super) const ITEM_DAILY_FILE: &str = "item_daily.parquet";
 pub(super) const SONG_DAILY_FILE: &str = "song_daily.parquet";
-
-struct SongRow<'a> {
-    song: &'a Song,
-    artist: &'a str,
-    figures: super::as_of::SongFigures,
-    rank: u32,
-    reference_day: i32,
-}
-
-/// Writes the songs in the order of `order` (rows of the catalogue).
-pub(super) fn write_songs(
-    writer: &DirWriter,
-    songs: &[Song],
-    artists: &[Artist],
-    order: &[usize],
-    as_of: &AsOf,
-    reference_day: i32,
-) -> Result<()> {
-    let mut rows: Vec<SongRow<'_>> = order
-        .iter()
-        .map(|&row| SongRow {
-            song: &songs[row],
-            artist: &artists[songs[row].artist as usize].id,
-            figures: as_of.song(row as u32, reference_day),
-            rank: 0,
-            reference_day,
-        })
-        .collect();
-    let mut by_artist: Vec<usize> = (0..rows.len()).collect();
-    by_artist.sort_by(|&a, &b| {
-        let key = |at: usize| (rows[at].song.artist, -rows[at].figures.plays_28d);
-        key(a).0.cmp(&key(b).0).then(key(a).1.total_cmp(&key(b).1)).then(rows[a].song.id.cmp(&rows[b].song.id))
-    });
-    let (mut last, mut rank) = (u32::MAX, 0);
-    for at in by_artist {
-        rank = if rows[at].song.artist == last { rank + 1 } else { 1 };
-        last = rows[at].song.artist;
-        rows[at].rank = rank;
-    }
-    let fields = vec![
-        field("id", DataType::Utf8),
-        field("artist", DataType::Utf8),
-        field("title", DataType::Utf8),
-        field("duration_ms", DataType::UInt64),
-        optional("release_day", DataType::Date32),
-        optional("release_age_days", DataType::Float64),
-        field("mean_listen", DataType::Float64),
-        field("plays_7d", DataType::Float64),
-        field("plays_28d", DataType::Float64),
-        field("artist_rank", DataType::UInt32),
-    ];
-    let mut out: Rows<SongRow<'_>> = Rows::create(writer.path(SONGS_FILE), fields, |rows: &[SongRow<'_>]| {
-        let age = |row: &SongRow<'_>| row.song.release.map(|day| f64::from(row.reference_day - day));
-        vec![
-            array::<_, _, StringArray>(rows, |row| Some(row.song.id.clone())),
-            array::<_, _, StringArray>(rows, |row| Some(row.artist.to_owned())),
-            array::<_, _, StringArray>(rows, |row| Some(row.song.title.clone())),
-            values::<_, UInt64Type>(rows, |row| row.song.duration_ms),
-            array::<_, _, Date32Array>(rows, |row| row.song.release),
-            array::<_, _, Float64Array>(rows, age),
-            values::<_, Float64Type>(rows, |row| row.figures.mean_listen),
-            values::<_, Float64Type>(rows, |row| row.figures.plays_7d),
-            values::<_, Float64Type>(rows, |row| row.figures.plays_28d),
-            values::<_, UInt32Type>(rows, |row| row.rank),
-        ]
-    })?;
-    out.extend(rows)?;
-    out.finish()
-}
 
 struct ItemDay {
     item: u32,

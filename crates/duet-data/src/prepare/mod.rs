@@ -4,7 +4,8 @@
 //! * [`Engine`]: where the plans over raw lines run; [`Embedded`] is this process.
 //! * [`prepare`]: the raw lines of each UTC day become a day file (parsed, pseudonymous, without duplicates, sorted; bad
 //!   lines are put aside with file, line and reason); then all tables are made from the day files, the accounts and the
-//!   catalogue alone. Adding days to a dataset therefore gives the same bytes as preparing all days at once.
+//!   catalogue alone. Adding days to a dataset therefore gives the same bytes as preparing all days at once. Inside the
+//!   dataset, whose items are artists, lies another one whose items are songs.
 //!
 //! **Point in time**: all times are UTC; the held-out period starts at a midnight, features end before it, and what
 //! describes an event of day `t` is as of the end of day `t - 1`. **Personal data**: names, mail addresses, birth dates,
@@ -30,9 +31,11 @@ mod options;
 mod oracle;
 mod outputs;
 mod parse_event;
+mod positives;
 mod raw_lines;
 mod rows;
 mod run;
+mod song_dataset;
 mod table;
 mod user_rows;
 mod users;

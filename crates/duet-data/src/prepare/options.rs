@@ -125,6 +125,9 @@ pub struct PrepareOptions {
     pub gap_days: u32,
     /// Hold out discoveries only: the first event of a user with an artist they had none with before.
     pub new_artists_only: bool,
+    /// The same for songs: the first listen of a user to a song. Otherwise repeats on other days are held out too, as what people
+    /// hear again is worth recommending.
+    pub new_songs_only: bool,
     /// How much a kind of positive event says.
     pub strengths: Strengths,
     /// What no person does.
@@ -139,7 +142,7 @@ pub struct PrepareOptions {
 
 impl PrepareOptions {
     /// Options with the usual values: ages cut at 18, 25, 35, 45 and 55, places of at least 20 users, the last 14 days
-    /// held out, discoveries only, 512 MiB, plans run in this process.
+    /// held out, discoveries of artists only but all listens to songs, 512 MiB, plans run in this process.
     pub fn new(events: EventSource, accounts: AccountSource, catalogue: PathBuf, user_key: UserKey) -> Self {
         Self {
             events,
@@ -154,6 +157,7 @@ impl PrepareOptions {
             held_out: HeldOut::LastDays(14),
             gap_days: 0,
             new_artists_only: true,
+            new_songs_only: false,
             strengths: Strengths::default(),
             rate_limits: RateLimits::default(),
             thresholds: Thresholds::default(),

@@ -6,13 +6,55 @@ use arrow::{
     array::{Array, FixedSizeListArray, Float32Array, StringArray},
     datatypes::DataType,
 };
-use duet_core::{Error, Result};
+use duet_core::{
+    Error, Result,
+    artifact::{DirWriter, link_file},
+    table::FeatureTable,
+};
 
-use crate::dataset::parquet_file::{Reader, required};
+use crate::{
+    accounts::UserKey,
+    dataset::{
+        ORACLE_ITEMS_FILE, ORACLE_USERS_FILE, SONGS_DIR,
+        parquet_file::{Reader, required},
+        write_vectors,
+    },
+};
+
+/// Writes the truth of a synthetic world into the dataset and the one of songs inside it, from the directory `truth`, in the order of
+/// the tables: `users`, then those of artists and of songs.
+pub(super) fn write(
+    truth: &Path,
+    user_key: &UserKey,
+    writer: &DirWriter,
+    users: &FeatureTable,
+    [artists, songs]: [&FeatureTable; 2],
+) -> Result<()> {
+    let user_of = |id: &str| users.ids.get(&user_key.pseudonym_bytes(id).to_string()).map(|row| row as usize);
+    let (vectors, dim) = read_vectors(&truth.join("users.parquet"), "user_id", users.len(), user_of)?;
+    let users_path = writer.path(ORACLE_USERS_FILE);
+    write_vectors(users_path.clone(), dim, &vectors)?;
+    let song_dir = writer.path(SONGS_DIR);
+    link_file(&users_path, &song_dir.join(ORACLE_USERS_FILE))?;
+    for (file, id_column, items, dir) in [
+        ("artists.parquet", "artist_id", artists, writer.dir()),
+        ("songs.parquet", "song_id", songs, song_dir.as_path()),
+    ] {
+        let path = truth.join(file);
+        let row_of = |id: &str| items.ids.get(id).map(|row| row as usize);
+        let (vectors, item_dim) = read_vectors(&path, id_column, items.len(), row_of)?;
+        if dim != item_dim {
+            let message = format!("vectors of length {item_dim}, but those of the users have length {dim}");
+            return Err(Error::data(path, message));
+        }
+        write_vectors(dir.join(ORACLE_ITEMS_FILE), dim, &vectors)?;
+    }
+    Ok(())
+}
 
 /// Vectors for `rows` rows, `[rows, dim]` row-major, from a file of `id_column` and `vector`; `row_of` finds the row of
 /// an id of the file. Returns the vectors and their length.
-pub(super) fn read_vectors(
+fn read_vectors(
     path: &Path,
     id_column: &str,
     rows: usize,

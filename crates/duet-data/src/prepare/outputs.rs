@@ -6,8 +6,14 @@
 //! | `impressions.parquet` | item shown in the training period | `user`, `item_kind` (0 artist, 1 song), `item`, `timestamp_ms`, `position`, `clicked`, and as of the day before: `user_clicks`, `user_impressions`, `click_rate`, `artist_share`, `plays_7d`, `plays_28d`, `trending_rank`, `followers`, `tenure_days`, `recency_days` |
 //! | `user_artist.parquet` | user and artist with a click or a heard song | `user`, `item`, `clicks`, `share` (of the user's clicks), `plays` |
 //! | `user_history.parquet` | user with either | `user`, `last_songs` (at most 100, the newest last), `recent_follows` (at most 20, the newest last) |
+//! | `history.parquet` | click or follow of an artist, listen or skip of a song in the training period | see [`crate::dataset::History`] |
+//!
+//! Timeline and held-out part are written twice, for artists and, in `songs/`, for songs.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use arrow::{
     array::{
@@ -18,10 +24,17 @@ use arrow::{
 };
 use duet_core::{Error, Result, artifact::DirWriter};
 
-use super::user_rows::{History, Impression, Play, UserArtist, UserRows};
-use crate::dataset::{
-    SplitHasher, TEST_FILE, TIMELINE_FILE, TestWriter, TimelineWriter,
-    parquet_file::{BATCH_ROWS, Writer},
+use super::{
+    catalogue::{Artist, Song},
+    positives::ItemRows,
+    user_rows::{HistoryRow, Impression, Play, UserArtist, UserHistory, UserRows},
+};
+use crate::{
+    accounts::Account,
+    dataset::{
+        HISTORY_FILE, SONGS_DIR, SplitHasher, TEST_FILE, TIMELINE_FILE, TestWriter, TimelineWriter, history_fields,
+        parquet_file::{BATCH_ROWS, Writer},
+    },
 };
 
 pub(super) const PLAYS_FILE: &str = "plays.parquet";
@@ -41,12 +54,8 @@ pub(super) struct Rows<T> {
 
 impl<T> Rows<T> {
     pub(super) fn create(path: PathBuf, fields: Vec<Field>, arrays: fn(&[T]) -> Vec<ArrayRef>) -> Result<Self> {
-        let writer = Writer::create_with(
-            path,
-            fields,
-            ROWS_GROUP,
-            &["timestamp_ms", "ms_played", "listen_ratio", "listen_delta"],
-        )?;
+        let distinct = ["timestamp_ms", "ms_played", "listen_ratio", "listen_delta", "strength"];
+        let writer = Writer::create_with(path, fields, ROWS_GROUP, &distinct)?;
         Ok(Self { writer, waiting: Vec::new(), arrays })
     }
 
@@ -181,13 +190,13 @@ fn user_artist_arrays(rows: &[UserArtist]) -> Vec<ArrayRef> {
     ]
 }
 
-fn history_fields() -> Vec<Field> {
+fn user_history_fields() -> Vec<Field> {
     let list = || DataType::new_list(DataType::UInt32, true);
     vec![field("user", DataType::UInt32), field("last_songs", list()), field("recent_follows", list())]
 }
 
-fn history_arrays(rows: &[History]) -> Vec<ArrayRef> {
-    let lists = |values: fn(&History) -> &[u32]| -> ArrayRef {
+fn user_history_arrays(rows: &[UserHistory]) -> Vec<ArrayRef> {
+    let lists = |values: fn(&UserHistory) -> &[u32]| -> ArrayRef {
         let mut builder = ListBuilder::new(UInt32Builder::new());
         for row in rows {
             builder.values().append_slice(values(row));
@@ -198,14 +207,41 @@ fn history_arrays(rows: &[History]) -> Vec<ArrayRef> {
     vec![values::<_, UInt32Type>(rows, |row| row.user), lists(|row| &row.last_songs), lists(|row| &row.recent_follows)]
 }
 
-/// Every per-user file, open.
-pub(super) struct Outputs {
+fn history_arrays(rows: &[HistoryRow]) -> Vec<ArrayRef> {
+    vec![
+        values::<_, UInt32Type>(rows, |row| row.user),
+        values::<_, UInt8Type>(rows, |row| row.event as u8),
+        values::<_, UInt32Type>(rows, |row| row.item),
+        values::<_, Int64Type>(rows, |row| row.timestamp_ms),
+        values::<_, Float32Type>(rows, |row| row.strength),
+    ]
+}
+
+/// The external ids that rows stand for.
+#[derive(Clone, Copy)]
+pub(super) struct Ids<'a> {
+    pub(super) accounts: &'a [Account],
+    pub(super) artists: &'a [Artist],
+    pub(super) songs: &'a [Song],
+    /// Rows of the catalogue by row of the items and of the songs table.
+    pub(super) items: &'a [usize],
+    pub(super) released: &'a [usize],
+}
+
+impl<'a> Ids<'a> {
+    fn artist(&self, artist: usize) -> &'a str {
+        &self.artists[artist].id
+    }
+
+    fn song(&self, song: usize) -> &'a str {
+        &self.songs[song].id
+    }
+}
+
+/// Timeline and held-out part of one kind of item, open.
+struct Interactions {
     timeline: TimelineWriter,
     test: TestWriter,
-    plays: Rows<Play>,
-    impressions: Rows<Impression>,
-    user_artist: Rows<UserArtist>,
-    history: Rows<History>,
     hasher: SplitHasher,
 }
 
@@ -217,39 +253,90 @@ pub(super) struct Written {
     pub(super) split_hash: String,
 }
 
-impl Outputs {
-    pub(super) fn create(writer: &DirWriter) -> Result<Self> {
+impl Interactions {
+    fn create(dir: &Path) -> Result<Self> {
         Ok(Self {
-            timeline: TimelineWriter::create(writer.path(TIMELINE_FILE), true, true)?,
-            test: TestWriter::create(writer.path(TEST_FILE))?,
-            plays: Rows::create(writer.path(PLAYS_FILE), play_fields(), play_arrays)?,
-            impressions: Rows::create(writer.path(IMPRESSIONS_FILE), impression_fields(), impression_arrays)?,
-            user_artist: Rows::create(writer.path(USER_ARTIST_FILE), user_artist_fields(), user_artist_arrays)?,
-            history: Rows::create(writer.path(USER_HISTORY_FILE), history_fields(), history_arrays)?,
+            timeline: TimelineWriter::create(dir.join(TIMELINE_FILE), true, true)?,
+            test: TestWriter::create(dir.join(TEST_FILE))?,
             hasher: SplitHasher::default(),
         })
     }
 
-    /// Appends the rows of the next users, each with its row; the files are written at the same time. `user_id` and
-    /// `item_id` are the external ids of rows, `artist_id` those of held-out artists.
-    pub(super) fn push<'a>(
+    /// Appends the rows of the next user, `id`; `table` has the catalogue's rows of the items, and `item_id` says what the
+    /// catalogue calls them.
+    fn push<'a>(
         &mut self,
-        users: &mut [(u32, UserRows)],
-        user_id: impl Fn(u32) -> String + Sync,
-        item_id: impl Fn(u32) -> &'a str + Sync,
-        artist_id: impl Fn(u32) -> &'a str + Sync,
+        (user, id): (u32, &str),
+        rows: &ItemRows,
+        table: &[usize],
+        item_id: impl Fn(usize) -> &'a str,
     ) -> Result<()> {
-        let mut plays = Vec::new();
-        let mut impressions = Vec::new();
+        let items = rows.items.iter().map(|item| item_id(table[item.index()]));
+        self.hasher.training(id, items, &rows.timestamps_ms, &rows.weights);
+        self.timeline.push(user, &rows.items, &rows.timestamps_ms, &rows.weights)?;
+        if rows.held_out.is_empty() {
+            return Ok(());
+        }
+        let held_out: Vec<&str> = rows.held_out.iter().map(|item| item_id(*item as usize)).collect();
+        self.hasher.held_out(id, &held_out);
+        self.test.push(id, &held_out)
+    }
+
+    fn finish(self) -> Result<Written> {
+        let events = self.timeline.finish()?;
+        let (test_users, test_events) = self.test.finish()?;
+        Ok(Written { events, test_users, test_events, split_hash: self.hasher.finish() })
+    }
+}
+
+/// Every per-user file, open.
+pub(super) struct Outputs {
+    artists: Interactions,
+    songs: Interactions,
+    plays: Rows<Play>,
+    impressions: Rows<Impression>,
+    user_artist: Rows<UserArtist>,
+    user_history: Rows<UserHistory>,
+    history: Rows<HistoryRow>,
+}
+
+impl Outputs {
+    pub(super) fn create(writer: &DirWriter) -> Result<Self> {
+        Ok(Self {
+            artists: Interactions::create(writer.dir())?,
+            songs: Interactions::create(&writer.path(SONGS_DIR))?,
+            plays: Rows::create(writer.path(PLAYS_FILE), play_fields(), play_arrays)?,
+            impressions: Rows::create(writer.path(IMPRESSIONS_FILE), impression_fields(), impression_arrays)?,
+            user_artist: Rows::create(writer.path(USER_ARTIST_FILE), user_artist_fields(), user_artist_arrays)?,
+            user_history: Rows::create(writer.path(USER_HISTORY_FILE), user_history_fields(), user_history_arrays)?,
+            history: Rows::create(writer.path(HISTORY_FILE), history_fields(), history_arrays)?,
+        })
+    }
+
+    /// Appends the rows of the next users, each with its row; the files are written at the same time.
+    pub(super) fn push(&mut self, users: &mut [(u32, UserRows)], ids: Ids<'_>) -> Result<()> {
+        let (mut plays, mut impressions, mut history) = (Vec::new(), Vec::new(), Vec::new());
         let (mut artists, mut histories) = (Vec::new(), Vec::new());
         for (_, rows) in &mut *users {
             plays.append(&mut rows.plays);
             impressions.append(&mut rows.impressions);
+            history.append(&mut rows.history);
             artists.append(&mut rows.artists);
-            histories.extend(rows.history.take());
+            histories.extend(rows.recent.take());
         }
-        let Self { timeline, test, plays: play_file, impressions: impression_file, user_artist, history, hasher } =
-            self;
+        let users: Vec<(u32, String, &UserRows)> = users
+            .iter()
+            .map(|(user, rows)| (*user, ids.accounts[*user as usize].pseudonym.to_string(), rows))
+            .collect();
+        let Self {
+            artists: of_artists,
+            songs: of_songs,
+            plays: play_file,
+            impressions: impression_file,
+            history: history_file,
+            user_artist,
+            user_history,
+        } = self;
         let results = std::sync::Mutex::new(Ok(()));
         let keep = |result: Result<()>| {
             if let (Err(error), Ok(mut first)) = (result, results.lock())
@@ -261,30 +348,28 @@ impl Outputs {
         rayon::scope(|scope| {
             scope.spawn(|_| keep(play_file.extend(plays)));
             scope.spawn(|_| keep(impression_file.extend(impressions)));
-            scope.spawn(|_| keep(user_artist.extend(artists).and_then(|()| history.extend(histories))));
-            keep(users.iter().try_for_each(|(user, rows)| {
-                let id = user_id(*user);
-                let items = rows.items.iter().map(|item| item_id(item.0));
-                hasher.training(&id, items, &rows.timestamps_ms, &rows.weights);
-                timeline.push(*user, &rows.items, &rows.timestamps_ms, &rows.weights)?;
-                if rows.held_out.is_empty() {
-                    return Ok(());
-                }
-                let held_out: Vec<&str> = rows.held_out.iter().map(|artist| artist_id(*artist)).collect();
-                hasher.held_out(&id, &held_out);
-                test.push(&id, &held_out)
+            scope.spawn(|_| keep(history_file.extend(history)));
+            scope.spawn(|_| keep(user_artist.extend(artists).and_then(|()| user_history.extend(histories))));
+            scope.spawn(|_| {
+                keep(users.iter().try_for_each(|(user, id, rows)| {
+                    of_songs.push((*user, id), &rows.of_songs, ids.released, |song| ids.song(song))
+                }));
+            });
+            keep(users.iter().try_for_each(|(user, id, rows)| {
+                of_artists.push((*user, id), &rows.of_artists, ids.items, |artist| ids.artist(artist))
             }));
         });
         results.into_inner().unwrap_or_else(|_| Err(Error::Internal("a writer of rows panicked".into())))
     }
 
-    pub(super) fn finish(self) -> Result<Written> {
-        let events = self.timeline.finish()?;
-        let (test_users, test_events) = self.test.finish()?;
+    /// Closes all files; returns what there is of artists, and of songs.
+    pub(super) fn finish(self) -> Result<(Written, Written)> {
+        let written = (self.artists.finish()?, self.songs.finish()?);
         self.plays.finish()?;
         self.impressions.finish()?;
         self.user_artist.finish()?;
+        self.user_history.finish()?;
         self.history.finish()?;
-        Ok(Written { events, test_users, test_events, split_hash: self.hasher.finish() })
+        Ok(written)
     }
 }

@@ -22,25 +22,25 @@ use rayon::prelude::*;
 use super::{
     as_of::AsOf,
     catalogue,
-    cutoff::{cutoff, describe, events_name, no_positives},
+    cutoff::{artist_split, cutoff, events_name, no_positives, song_split},
     days::{self, DayIndex, DayState, Days},
     engine::{Resources, SORTER_BYTES},
     features, item_files,
     normalise::{self, DayPaths},
     options::{HeldOut, PrepareOptions},
     oracle,
-    outputs::Written,
     raw_lines::RawLines,
     rows::Rows,
+    song_dataset,
     user_rows::Walk,
     users::Users,
-    walks::{self, Known},
+    walks::{self, Known, Walked},
 };
 use crate::{
     accounts::{self, AccountRules, AccountSource},
     dataset::{
-        self, Counts as DatasetCounts, Dataset, DatasetInfo, DatasetKind, ITEMS_FILE, MAGIC, ORACLE_ITEMS_FILE,
-        ORACLE_USERS_FILE, SplitInfo, USERS_FILE, VERSION,
+        self, Counts as DatasetCounts, Dataset, DatasetInfo, DatasetKind, ITEMS_FILE, MAGIC, SONGS_DIR, SplitInfo,
+        USERS_FILE, VERSION,
     },
     privacy::ForgottenList,
     quality::{self, Books, DayBooks, Report},
@@ -59,10 +59,14 @@ const DAY_MS: i64 = 86_400_000;
 pub struct PrepareSummary {
     /// The manifest's body of the dataset.
     pub info: DatasetInfo,
+    /// That of the dataset of songs inside it.
+    pub songs: DatasetInfo,
     /// What became of the lines of all days.
     pub books: Books,
-    /// What became of the positive events.
+    /// What became of the positive events, as events of artists.
     pub rows: Rows,
+    /// The same as listens to songs.
+    pub song_rows: Rows,
     /// Days whose lines were read in this run, and days taken over from the dataset that was there.
     pub days_read: usize,
     /// See `days_read`.
@@ -79,6 +83,8 @@ pub struct PrepareSummary {
 ///   made at the cutoff could not know them.
 /// * **Events**: clicks and follows of artists, and songs heard for 30 s or half of their length, become one row per
 ///   user, artist and UTC day, with the time of the first event and the largest strength as weight.
+/// * **Songs**: [`SONGS_DIR`] is a dataset of its own inside, in the same layout: the same users; items are the songs released before
+///   the cutoff; heard songs become one row per user, song and UTC day, likewise. Repeats on other days are rows, too.
 ///
 /// [`QUALITY_FILE`], [`QUALITY_PAGE`] and the lines put aside lie in the dataset and are covered by its manifest.
 ///
@@ -96,7 +102,7 @@ pub fn prepare(options: &PrepareOptions, out: &Path, if_exists: IfExists) -> Res
         true => Some(Dataset::open(out)?),
         false => None,
     };
-    for name in [days::QUARANTINE_DIR, super::DAYS_DIR, SPILL_DIR] {
+    for name in [days::QUARANTINE_DIR, super::DAYS_DIR, SONGS_DIR, SPILL_DIR] {
         fs::create_dir(writer.path(name)).map_err(Error::io(writer.path(name)))?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -122,6 +128,7 @@ pub fn prepare(options: &PrepareOptions, out: &Path, if_exists: IfExists) -> Res
 
     let mut sources = vec![source];
     sources.extend(derived.sources);
+    let Walked { artists: written, songs: of_songs, artist_rows, song_rows, .. } = derived.walked;
     let info = DatasetInfo {
         kind: DatasetKind::Events,
         item_kind: "artist".to_owned(),
@@ -129,28 +136,32 @@ pub fn prepare(options: &PrepareOptions, out: &Path, if_exists: IfExists) -> Res
         counts: DatasetCounts {
             users: derived.users.len() as u64,
             items: derived.items.len() as u64,
-            events: derived.written.events,
-            test_events: derived.written.test_events,
-            test_users: derived.written.test_users,
+            events: written.events,
+            test_events: written.test_events,
+            test_users: written.test_users,
         },
         split: SplitInfo {
             kind: if options.held_out == HeldOut::Nothing { "none" } else { "global-time" }.to_owned(),
-            parameters: describe(options),
+            parameters: artist_split(options),
             cutoff_ms: (options.held_out != HeldOut::Nothing).then(|| i64::from(held_out_day) * DAY_MS),
-            hash: derived.written.split_hash,
+            hash: written.split_hash.clone(),
         },
         has_time: true,
         has_weight: true,
         reference_day: Some(held_out_day - options.gap_days as i32 - 1),
         sources,
     };
+    let songs = song_dataset::info(&info, song_split(options), &derived.songs, &of_songs);
+    dataset::seal_songs(&writer.path(SONGS_DIR), &songs)?;
     writer.publish(MAGIC, VERSION, &info)?;
     clock.lap("publish");
     tracing::info!(lines = %derived.books, "prepared");
     Ok(PrepareSummary {
         info,
+        songs,
         books: derived.books,
-        rows: derived.rows,
+        rows: artist_rows,
+        song_rows,
         days_read,
         days_kept: index.days.len() - days_read,
     })
@@ -241,10 +252,10 @@ async fn read_days(
 struct Derived {
     users: FeatureTable,
     items: FeatureTable,
-    written: Written,
+    songs: FeatureTable,
+    walked: Walked,
     books: Books,
     day_books: BTreeMap<String, Books>,
-    rows: Rows,
     sources: Vec<(PathBuf, FileEntry)>,
 }
 
@@ -320,30 +331,32 @@ fn derive(
         cutoff_day,
         held_out_day: (options.held_out != HeldOut::Nothing).then_some(held_out_day),
         new_artists_only: options.new_artists_only,
+        new_songs_only: options.new_songs_only,
     };
     let (walked, item_files) = rayon::join(
-        || walks::walk_users(options, writer, &mut days, &users, &walk, &items),
+        || walks::walk_users(options, writer, &mut days, &users, &walk, (&items, &released)),
         || {
-            item_files::write_songs(writer, &songs, &artists, &released, &as_of, cutoff_day - 1)?;
             item_files::write_item_days(writer, &artists, &items, &as_of)?;
             item_files::write_song_days(writer, &released, &as_of)
         },
     );
-    let (written, activity, rows) = walked?;
+    let walked = walked?;
     clock.lap("second walk");
-    if rows.train == 0 {
-        let message = match rows.positive_events {
+    if walked.artist_rows.train == 0 {
+        let message = match walked.artist_rows.positive_events {
             0 => no_positives(&books),
             _ => {
-                let first = days::day_name(activity.iter().filter_map(|user| user.first_day).min());
-                format!("{}: no training events are left before it; the first is of {first}", describe(options))
+                let first = days::day_name(walked.activity.iter().filter_map(|user| user.first_day).min());
+                format!("{}: no training events are left before it; the first is of {first}", artist_split(options))
             }
         };
         return Err(Error::data(events_name(options), message));
     }
     item_files?;
-    let user_table = features::users(&users.accounts, &activity, &as_of, options.min_users_per_place, cutoff_day)?;
+    let user_table =
+        features::users(&users.accounts, &walked.activity, &as_of, options.min_users_per_place, cutoff_day)?;
     let item_table = features::items(&artists, &items, &as_of, cutoff_day)?;
+    let song_table = features::songs(&songs, &artists, &released, &as_of, cutoff_day)?;
     let schema = features::schema();
     for (what, file, table, columns) in
         [("users", USERS_FILE, &user_table, &schema.users), ("items", ITEMS_FILE, &item_table, &schema.items)]
@@ -351,8 +364,9 @@ fn derive(
         dataset::check_table(what, table, columns)?;
         dataset::write_table(writer.path(file), table, columns)?;
     }
+    song_dataset::write_tables(writer, &song_table)?;
     if let Some(truth) = &options.truth {
-        write_oracle(options, writer, truth, &user_table, &item_table)?;
+        oracle::write(truth, &options.user_key, writer, &user_table, [&item_table, &song_table])?;
     }
     clock.lap("tables");
     let mut sources = vec![artists_path, songs_path];
@@ -362,7 +376,7 @@ fn derive(
     }
     let sources =
         sources.into_par_iter().map(|path| checksum(&path).map(|entry| (path, entry))).collect::<Result<_>>()?;
-    Ok(Derived { users: user_table, items: item_table, written, books, day_books, rows, sources })
+    Ok(Derived { users: user_table, items: item_table, songs: song_table, walked, books, day_books, sources })
 }
 
 /// Row of the table for each source row; nothing for those left out.
@@ -372,27 +386,6 @@ fn invert(order: &[usize], len: usize) -> Vec<Option<u32>> {
         rows[source] = Some(row as u32);
     }
     rows
-}
-
-/// The truth of a synthetic world in the order of the tables.
-fn write_oracle(
-    options: &PrepareOptions,
-    writer: &DirWriter,
-    truth: &Path,
-    users: &FeatureTable,
-    items: &FeatureTable,
-) -> Result<()> {
-    let user_of = |id: &str| users.ids.get(&options.user_key.pseudonym_bytes(id).to_string()).map(|row| row as usize);
-    let (user_vectors, dim) = oracle::read_vectors(&truth.join("users.parquet"), "user_id", users.len(), user_of)?;
-    let artists_path = truth.join("artists.parquet");
-    let item_of = |id: &str| items.ids.get(id).map(|row| row as usize);
-    let (item_vectors, item_dim) = oracle::read_vectors(&artists_path, "artist_id", items.len(), item_of)?;
-    if dim != item_dim {
-        let message = format!("vectors of length {item_dim}, but those of the users have length {dim}");
-        return Err(Error::data(artists_path, message));
-    }
-    dataset::write_vectors(writer.path(ORACLE_USERS_FILE), dim, &user_vectors)?;
-    dataset::write_vectors(writer.path(ORACLE_ITEMS_FILE), dim, &item_vectors)
 }
 
 /// Writes the quality report into the dataset; a broken threshold is an error, and the report then lies beside `out`.
@@ -405,12 +398,13 @@ fn report(
 ) -> Result<()> {
     let days = derived.day_books.iter().map(|(day, books)| DayBooks { day: day.clone(), books: books.clone() });
     let mut report = Report::new(derived.books.clone(), days.collect());
-    report.describe(&[("users", &derived.users), ("items", &derived.items)]);
+    let tables = [("users", &derived.users), ("items", &derived.items), (SONGS_DIR, &derived.songs)];
+    report.describe(&tables);
     if let Some(dataset) = previous {
         let path = dataset.dir.join(QUALITY_FILE);
         if path.exists() {
             let before = Report::read_json(&path)?;
-            report.compare(&before, &dataset.fingerprint, &[("users", &derived.users), ("items", &derived.items)]);
+            report.compare(&before, &dataset.fingerprint, &tables);
         }
     }
     let passed = quality::check(&mut report, &options.thresholds);

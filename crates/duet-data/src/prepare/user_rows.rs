@@ -5,10 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use duet_core::{
-    ItemIdx,
-    event::{EventType, ItemKind},
-};
+use duet_core::event::{EventType, ItemKind};
 use hashbrown::{HashMap, HashSet};
 
 use super::{
@@ -16,8 +13,9 @@ use super::{
     catalogue::{Artist, Song},
     day_file::DayEvent,
     options::Strengths,
-    rows::Rows,
+    positives::{Division, ItemRows, Positives},
 };
+use crate::dataset::HistoryEvent;
 
 const DAY_MS: i64 = 86_400_000;
 /// A click without a request id belongs to an impression of the same item at most so long before it.
@@ -41,6 +39,7 @@ pub(super) struct Walk<'a> {
     /// The held-out period starts with this day, if anything is held out.
     pub(super) held_out_day: Option<i32>,
     pub(super) new_artists_only: bool,
+    pub(super) new_songs_only: bool,
 }
 
 /// A song heard or skipped.
@@ -54,6 +53,17 @@ pub(super) struct Play {
     /// Listen ratio over the song's mean as of the day before.
     pub(super) listen_delta: f32,
     pub(super) skipped: bool,
+}
+
+/// An event of the mixed history.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct HistoryRow {
+    pub(super) user: u32,
+    pub(super) event: HistoryEvent,
+    /// Row of the items or the songs table.
+    pub(super) item: u32,
+    pub(super) timestamp_ms: i64,
+    pub(super) strength: f32,
 }
 
 /// An item shown, and what was known the day before.
@@ -95,7 +105,7 @@ pub(super) struct UserArtist {
 
 /// A user's last songs and followed artists, the newest last.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct History {
+pub(super) struct UserHistory {
     pub(super) user: u32,
     pub(super) last_songs: Vec<u32>,
     pub(super) recent_follows: Vec<u32>,
@@ -104,22 +114,19 @@ pub(super) struct History {
 /// A user's rows.
 #[derive(Debug, Default)]
 pub(super) struct UserRows {
-    pub(super) items: Vec<ItemIdx>,
-    pub(super) timestamps_ms: Vec<i64>,
-    pub(super) weights: Vec<f32>,
-    /// Held-out artists: rows of the catalogue.
-    pub(super) held_out: Vec<u32>,
+    pub(super) of_artists: ItemRows,
+    pub(super) of_songs: ItemRows,
+    pub(super) history: Vec<HistoryRow>,
     pub(super) plays: Vec<Play>,
     pub(super) impressions: Vec<Impression>,
     pub(super) artists: Vec<UserArtist>,
-    pub(super) history: Option<History>,
+    pub(super) recent: Option<UserHistory>,
     /// As of the cutoff.
     pub(super) clicks: u64,
     pub(super) impressions_seen: u64,
     pub(super) last_day: Option<i32>,
     /// Of all events, held-out ones included.
     pub(super) first_day: Option<i32>,
-    pub(super) rows: Rows,
 }
 
 /// The sums of a user's days before today.
@@ -130,15 +137,6 @@ struct Past {
     artist_clicks: BTreeMap<u32, u64>,
     artist_plays: BTreeMap<u32, u64>,
     last_day: Option<i32>,
-}
-
-/// A positive row in the making: the earliest event of a user, artist and day, and the largest strength.
-#[derive(Debug, Clone, Copy)]
-struct Positive {
-    at_ms: i64,
-    /// Its place among the user's events.
-    place: usize,
-    strength: f32,
 }
 
 impl Walk<'_> {
@@ -179,6 +177,7 @@ impl Walk<'_> {
         self.positives(events, &mut out);
         let training = events.partition_point(|event| event.day() < self.cutoff_day);
         let events = &events[..training];
+        out.history = events.iter().filter_map(|event| self.history_row(user, event)).collect();
         let clicks = Clicks::new(events);
         let mut past = Past::default();
         for day in events.chunk_by(|a, b| a.day() == b.day()) {
@@ -199,48 +198,49 @@ impl Walk<'_> {
             })
             .collect();
         out.artists.sort_unstable_by_key(|row| row.item);
-        out.history = self.history(user, events);
+        out.recent = self.recent(user, events);
         (out.clicks, out.impressions_seen, out.last_day) = (past.clicks, past.impressions, past.last_day);
         out
     }
 
-    /// Timeline and held-out part: one row per artist and UTC day.
+    /// Timelines and held-out parts: one row per artist, and one per song, and UTC day.
     fn positives(&self, events: &[&DayEvent], out: &mut UserRows) {
-        let mut positives: HashMap<(u32, i32), Positive> = HashMap::new();
+        let (mut artists, mut songs) = (Positives::default(), Positives::default());
         for (place, event) in events.iter().enumerate() {
             let (Some(strength), Some(artist)) = (self.strength(event), self.artist_of(event)) else { continue };
-            out.rows.positive_events += 1;
-            let new = Positive { at_ms: event.ts_ms, place, strength };
-            // Events come in order: the first is the earliest.
-            positives
-                .entry((artist, event.day()))
-                .and_modify(|row| row.strength = row.strength.max(strength))
-                .or_insert(new);
-        }
-        let mut positives: Vec<((u32, i32), Positive)> = positives.into_iter().collect();
-        positives.sort_unstable_by_key(|(_, row)| row.place);
-        let mut had = HashSet::new();
-        for ((artist, day), row) in positives {
-            if day < self.cutoff_day {
-                let Some(item) = self.item_rows[artist as usize] else {
-                    out.rows.not_yet_listed += 1;
-                    continue;
-                };
-                had.insert(artist);
-                out.items.push(ItemIdx(item));
-                out.timestamps_ms.push(row.at_ms);
-                out.weights.push(row.strength);
-                out.rows.train += 1;
-            } else if self.held_out_day.is_none_or(|first| day < first) {
-                had.insert(artist);
-                out.rows.outside += 1;
-            } else if self.new_artists_only && !had.insert(artist) {
-                out.rows.seen_before += 1;
-            } else {
-                out.held_out.push(artist);
-                out.rows.test += 1;
+            artists.add(artist, event, place, strength);
+            if let (ItemKind::Song, Some(song)) = (event.item_kind, event.item) {
+                songs.add(song, event, place, strength);
             }
         }
+        let division = |table_rows, new_only| Division {
+            table_rows,
+            cutoff_day: self.cutoff_day,
+            held_out_day: self.held_out_day,
+            new_only,
+        };
+        out.of_artists = artists.divide(&division(self.item_rows, self.new_artists_only));
+        out.of_songs = songs.divide(&division(self.song_rows, self.new_songs_only));
+    }
+
+    /// What an event adds to the mixed history, if anything.
+    fn history_row(&self, user: u32, event: &DayEvent) -> Option<HistoryRow> {
+        let (event_kind, item, strength) = match (event.event_type, event.item_kind) {
+            (EventType::Click, ItemKind::Artist) => {
+                (HistoryEvent::Click, self.item_rows[event.item? as usize]?, self.strengths.click)
+            }
+            (EventType::Follow, ItemKind::Artist) => {
+                (HistoryEvent::Follow, self.item_rows[event.item? as usize]?, self.strengths.follow)
+            }
+            (EventType::Listen | EventType::Skip, ItemKind::Song) => {
+                let (song, played) = (event.item?, event.ms_played.unwrap_or(0));
+                let was_heard = event.event_type == EventType::Listen && heard(&self.songs[song as usize], played);
+                let kind = if was_heard { HistoryEvent::Listen } else { HistoryEvent::Skip };
+                (kind, self.song_rows[song as usize]?, self.listen_delta(song, played, event.day()).1 as f32)
+            }
+            _ => return None,
+        };
+        Some(HistoryRow { user, event: event_kind, item, timestamp_ms: event.ts_ms, strength })
     }
 
     /// Plays and impressions of a day.
@@ -335,7 +335,7 @@ impl Walk<'_> {
     }
 
     /// The last songs listened to and the artists followed last and not unfollowed since.
-    fn history(&self, user: u32, events: &[&DayEvent]) -> Option<History> {
+    fn recent(&self, user: u32, events: &[&DayEvent]) -> Option<UserHistory> {
         let mut last_songs = Vec::new();
         let mut follows: Vec<u32> = Vec::new();
         for event in events {
@@ -353,7 +353,11 @@ impl Walk<'_> {
         }
         last_songs.drain(..last_songs.len().saturating_sub(LAST_SONGS));
         follows.drain(..follows.len().saturating_sub(RECENT_FOLLOWS));
-        (!last_songs.is_empty() || !follows.is_empty()).then_some(History { user, last_songs, recent_follows: follows })
+        (!last_songs.is_empty() || !follows.is_empty()).then_some(UserHistory {
+            user,
+            last_songs,
+            recent_follows: follows,
+        })
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     fate,
     features::Activity,
     options::PrepareOptions,
-    outputs::{Outputs, Written},
+    outputs::{Ids, Outputs, Written},
     rows::Rows,
     user_rows::{UserRows, Walk},
     users::{KnownUser, Users},
@@ -108,34 +108,38 @@ pub(super) fn count(
     Ok((counts, day_books))
 }
 
-/// The second walk: every user's rows, in order.
+/// What the second walk found.
+pub(super) struct Walked {
+    pub(super) artists: Written,
+    pub(super) songs: Written,
+    /// What became of the positive events, as events of artists and as events of songs.
+    pub(super) artist_rows: Rows,
+    pub(super) song_rows: Rows,
+    /// By row of the users table.
+    pub(super) activity: Vec<Activity>,
+}
+
+/// The second walk: every user's rows, in order. `items` and `released` have the catalogue's rows of the items and the songs table.
 pub(super) fn walk_users(
     options: &PrepareOptions,
     writer: &DirWriter,
     days: &mut Days<'_, impl Fn(ItemKind, &str) -> Option<u32> + Sync>,
     users: &Users,
     walk: &Walk<'_>,
-    items: &[usize],
-) -> Result<(Written, Vec<Activity>, Rows)> {
-    let artist_id = |artist: u32| walk.artists[artist as usize].id.as_str();
+    (items, released): (&[usize], &[usize]),
+) -> Result<Walked> {
+    let ids = Ids { accounts: &users.accounts, artists: walk.artists, songs: walk.songs, items, released };
     let mut outputs = Outputs::create(writer)?;
     let mut activity = vec![Activity::default(); users.accounts.len()];
-    let mut rows = Rows::default();
-    let mut write = |range: &mut Vec<(u32, UserRows)>| {
-        outputs.push(
-            range,
-            |user| users.accounts[user as usize].pseudonym.to_string(),
-            |item| artist_id(items[item as usize] as u32),
-            artist_id,
-        )
-    };
+    let (mut artist_rows, mut song_rows) = (Rows::default(), Rows::default());
     // The rows of a range are written while those of the next are worked out.
     let mut made: Vec<(u32, UserRows)> = Vec::new();
     days.by_users(|events| {
-        let (written, next) = rayon::join(|| write(&mut made), || user_rows(options, users, walk, events));
+        let (written, next) = rayon::join(|| outputs.push(&mut made, ids), || user_rows(options, users, walk, events));
         written?;
         for (user, user_rows) in &next {
-            rows += user_rows.rows;
+            artist_rows += user_rows.of_artists.counts;
+            song_rows += user_rows.of_songs.counts;
             activity[*user as usize] = Activity {
                 clicks: user_rows.clicks,
                 impressions: user_rows.impressions_seen,
@@ -146,8 +150,9 @@ pub(super) fn walk_users(
         made = next;
         Ok(())
     })?;
-    write(&mut made)?;
-    Ok((outputs.finish()?, activity, rows))
+    outputs.push(&mut made, ids)?;
+    let (artists, songs) = outputs.finish()?;
+    Ok(Walked { artists, songs, artist_rows, song_rows, activity })
 }
 
 /// The rows of the known users among `events`, each with its row of the users table.

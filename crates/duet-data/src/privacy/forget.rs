@@ -8,6 +8,8 @@
 //! | `user_id` (Utf8), `user` (16 bytes) | rows of the user's id or pseudonym go |
 //! | `users.parquet`, `oracle_users.parquet` | the user's row goes |
 //!
+//! The dataset of songs inside a prepared one is made anew with it.
+//!
 //! The pseudonym is added to `forgotten.json`, so that a later `prepare` leaves the user out, too. Aggregates over all users
 //! (an artist's plays, followers) keep what the user added to them; they are computed anew by the next `prepare`.
 
@@ -32,10 +34,10 @@ use super::list::{FORGOTTEN_FILE, ForgottenList};
 use crate::{
     accounts::{Pseudonym, UserKey},
     dataset::{
-        Dataset, DatasetInfo, DatasetKind, DatasetParts, MAGIC, ORACLE_USERS_FILE, TEST_FILE, TIMELINE_FILE,
+        Dataset, DatasetInfo, DatasetKind, DatasetParts, MAGIC, ORACLE_USERS_FILE, SONGS_DIR, TEST_FILE, TIMELINE_FILE,
         USERS_FILE, VERSION,
         parquet_file::{Reader, Writer},
-        split_hash,
+        seal_songs, split_hash,
     },
 };
 
@@ -105,8 +107,9 @@ pub fn forget(options: &ForgetOptions<'_>) -> Result<Forgotten> {
     let user = User { row, id, pseudonym };
 
     let files = Manifest::<DatasetInfo>::open_unchecked(dir, MAGIC, VERSION)?.files;
+    let made_anew = [FORGOTTEN_FILE.to_owned(), format!("{SONGS_DIR}/{MANIFEST}")];
     let mut removed = BTreeMap::new();
-    for name in files.keys().filter(|name| *name != FORGOTTEN_FILE) {
+    for name in files.keys().filter(|name| !made_anew.contains(name)) {
         let (from, to) = (dir.join(name), writer.path(name));
         if let Some(parent) = to.parent() {
             fs::create_dir_all(parent).map_err(Error::io(parent))?;
@@ -132,8 +135,14 @@ pub fn forget(options: &ForgetOptions<'_>) -> Result<Forgotten> {
     }
     forgotten.write(writer.dir())?;
 
-    let info = recount(&dataset, writer.dir(), &removed)?;
-    let stale = find_stale(&options.runs, &dataset, &user)?;
+    let songs = dataset.songs()?;
+    if let Some(songs) = &songs {
+        let place = writer.path(SONGS_DIR);
+        seal_songs(&place, &recount(songs, &place, &format!("{SONGS_DIR}/"), &removed)?)?;
+    }
+    let info = recount(&dataset, writer.dir(), "", &removed)?;
+    let datasets: Vec<&Dataset> = std::iter::once(&dataset).chain(&songs).collect();
+    let stale = find_stale(&options.runs, &datasets, &user)?;
     writer.publish(MAGIC, VERSION, &info)?;
     Ok(Forgotten { user: user.id, removed, info, stale })
 }
@@ -152,7 +161,8 @@ enum Owner {
 }
 
 /// How the rows of a file say whose they are; nothing if they belong to nobody.
-fn owner(name: &str, fields: &[(String, DataType)]) -> Option<Owner> {
+fn owner(path: &str, fields: &[(String, DataType)]) -> Option<Owner> {
+    let name = path.rsplit('/').next().unwrap_or(path);
     if [USERS_FILE, ORACLE_USERS_FILE].contains(&name) {
         return Some(Owner::RowNumber);
     }
@@ -239,15 +249,17 @@ impl User {
     }
 }
 
-/// The manifest's body for the new files; reading them is also the check that they fit together.
-fn recount(old: &Dataset, dir: &Path, removed: &BTreeMap<String, u64>) -> Result<DatasetInfo> {
-    let gone = |name: &str| removed.get(name).copied().unwrap_or(0);
+/// The manifest's body for the new files in `dir`, which `removed` knows with `prefix` before their names; reading them is also the
+/// check that they fit together.
+fn recount(old: &Dataset, dir: &Path, prefix: &str, removed: &BTreeMap<String, u64>) -> Result<DatasetInfo> {
+    let gone = |name: &str| removed.get(&format!("{prefix}{name}")).copied().unwrap_or(0);
     let mut info = old.info.clone();
     info.counts.users -= gone(USERS_FILE);
     info.counts.events -= gone(TIMELINE_FILE);
     info.counts.test_events -= gone(TEST_FILE);
     info.counts.test_users -= u64::from(gone(TEST_FILE) > 0);
     let new = Dataset { dir: dir.to_path_buf(), info: info.clone(), fingerprint: String::new() };
+    new.history()?;
     let parts = DatasetParts {
         users: new.users()?,
         items: new.items()?,
@@ -263,14 +275,20 @@ fn recount(old: &Dataset, dir: &Path, removed: &BTreeMap<String, u64>) -> Result
 /// The records of an artifact, and the key of its dataset's fingerprint.
 const RECORDS: [&str; 2] = [MANIFEST, "run.json"];
 
-/// Runs, bundles and evaluations below the directories that were made from the dataset.
-fn find_stale(runs: &[PathBuf], dataset: &Dataset, user: &User) -> Result<Vec<Stale>> {
+/// Runs, bundles and evaluations below the directories that were made from one of the datasets.
+fn find_stale(runs: &[PathBuf], datasets: &[&Dataset], user: &User) -> Result<Vec<Stale>> {
     let mut stale = BTreeSet::new();
-    let place = std::path::absolute(&dataset.dir).map_err(Error::io(&dataset.dir))?;
+    let datasets: Vec<Source<'_>> = datasets
+        .iter()
+        .map(|dataset| {
+            let place = std::path::absolute(&dataset.dir).map_err(Error::io(&dataset.dir))?;
+            Ok(Source { place, fingerprint: &dataset.fingerprint })
+        })
+        .collect::<Result<_>>()?;
     for directory in runs {
         search(directory, &mut |directory| {
             for record in RECORDS {
-                if let Some(kind) = made_from(directory, &directory.join(record), dataset, &place, user)? {
+                if let Some(kind) = made_from(directory, &directory.join(record), &datasets, user)? {
                     stale.insert(Stale { path: directory.to_path_buf(), kind });
                 }
             }
@@ -278,6 +296,12 @@ fn find_stale(runs: &[PathBuf], dataset: &Dataset, user: &User) -> Result<Vec<St
         })?;
     }
     Ok(stale.into_iter().collect())
+}
+
+/// A dataset as the records of what was made from it have it.
+struct Source<'a> {
+    place: PathBuf,
+    fingerprint: &'a str,
 }
 
 fn search(directory: &Path, each: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
@@ -291,19 +315,20 @@ fn search(directory: &Path, each: &mut dyn FnMut(&Path) -> Result<()>) -> Result
     Ok(())
 }
 
-/// The kind of an artifact, if it was made from the dataset: this state of it, or an earlier one at the same place, or
+/// The kind of an artifact, if it was made from one of the datasets: this state of it, or an earlier one at the same place, or
 /// one that holds the user's vector.
-fn made_from(directory: &Path, record: &Path, dataset: &Dataset, place: &Path, user: &User) -> Result<Option<String>> {
+fn made_from(directory: &Path, record: &Path, datasets: &[Source<'_>], user: &User) -> Result<Option<String>> {
     if !record.is_file() {
         return Ok(None);
     }
     let text = fs::read_to_string(record).map_err(Error::io(record))?;
     let Ok(manifest) = serde_json::from_str::<Manifest<serde_json::Value>>(&text) else { return Ok(None) };
     let field = |name: &str| manifest.body.get(name).and_then(serde_json::Value::as_str);
-    let same_state = field("dataset_fingerprint").is_some_and(|fingerprint| fingerprint == dataset.fingerprint);
+    let same_state =
+        field("dataset_fingerprint").is_some_and(|found| datasets.iter().any(|one| one.fingerprint == found));
     let same_place = field("dataset_dir").is_some_and(|dir| {
         let dir = Path::new(dir);
-        std::path::absolute(dir).is_ok_and(|dir| dir == place)
+        std::path::absolute(dir).is_ok_and(|dir| datasets.iter().any(|one| one.place == dir))
     });
     let users = directory.join(USERS_FILE);
     let holds_user =

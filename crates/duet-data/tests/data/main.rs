@@ -13,4 +13,5 @@ mod quality;
 mod raw;
 mod s3;
 mod services;
+mod songs;
 mod vector_store;

@@ -10,7 +10,7 @@ use std::{
 use arrow::{
     array::{
         Array, ArrayRef, AsArray, Date32Array, FixedSizeBinaryArray, Float32Array, Float64Array, Int64Array, ListArray,
-        RecordBatch, StringArray, UInt32Array,
+        RecordBatch, StringArray, UInt8Array, UInt32Array,
     },
     datatypes::{DataType, Field, Float32Type, Int32Type, Schema, UInt32Type},
 };
@@ -134,8 +134,20 @@ fn make_dataset(dir: &Path, leave_out: &BTreeSet<&str>) -> PathBuf {
     );
     let rows = UInt32Array::from_iter_values(0..users.len() as u32);
     write_parquet(&writer.path("user_history.parquet"), vec![("user", Arc::new(rows)), ("songs", Arc::new(lists))]);
-    let names = StringArray::from(vec!["s1", "s2"]);
-    write_parquet(&writer.path("songs.parquet"), vec![("id", Arc::new(names))]);
+    let numbers = || by_user.iter().map(|(_, user)| *user);
+    let history: Vec<(&str, ArrayRef)> = vec![
+        ("user", index()),
+        ("event", Arc::new(UInt8Array::from_iter_values(numbers().map(|user| user as u8 % 4)))),
+        ("item", Arc::new(UInt32Array::from_iter_values(numbers().map(|user| user as u32 % 2)))),
+        ("timestamp_ms", whose()),
+        ("strength", Arc::new(Float32Array::from_iter_values(numbers().map(|user| user as f32)))),
+    ];
+    write_parquet(&writer.path("history.parquet"), history);
+    // The dataset of songs inside: the same users, whose songs are the artists of the outer one.
+    let mut of_songs = parts;
+    of_songs.info.item_kind = "song".into();
+    let inner = dataset::write(&dir.join("inner"), IfExists::Fail, &of_songs).unwrap();
+    fs::rename(&inner, writer.path("songs")).unwrap();
     write_parquet(&writer.path("item_daily.parquet"), vec![("item", Arc::new(UInt32Array::from(vec![0, 1])))]);
     fs::create_dir(writer.path("days")).unwrap();
     fs::create_dir(writer.path("quarantine")).unwrap();
@@ -184,6 +196,10 @@ fn a_forgotten_user_is_gone_as_if_they_had_never_been() {
         assert_ne!(dataset.fingerprint, before.fingerprint);
         assert_eq!(dataset.info, expected.info, "{user}: counts and split");
         assert_eq!(forgotten.info, dataset.info);
+        let (songs, expected_songs) = (dataset.songs().unwrap().unwrap(), expected.songs().unwrap().unwrap());
+        assert_eq!(songs.info, expected_songs.info, "{user}: counts and split of songs");
+        assert_eq!(songs.timeline().unwrap(), expected_songs.timeline().unwrap());
+        assert!(dataset.history().unwrap().is_some());
         assert_eq!(dataset.timeline().unwrap(), expected.timeline().unwrap());
         assert_eq!(dataset.test().unwrap(), expected.test().unwrap());
         assert_eq!(dataset.oracle().unwrap(), expected.oracle().unwrap());
@@ -223,6 +239,7 @@ fn what_knew_the_user_is_named() {
     };
     run("ours", &fingerprint, Path::new("/elsewhere"));
     run("deeper/earlier", "of another state", &place);
+    run("of-songs", "of another state", &place.join("songs"));
     run("others", "of another dataset", Path::new("/elsewhere"));
     let pseudonym = UserKey::new(KEY).unwrap().pseudonym_bytes("u-2").to_string();
     for (name, id) in [("bundle", pseudonym.as_str()), ("other-bundle", "somebody")] {
@@ -238,7 +255,9 @@ fn what_knew_the_user_is_named() {
         .map(|stale| (stale.path.strip_prefix(&runs).unwrap().display().to_string(), stale.kind.clone()))
         .collect();
     let text = |parts: (&str, &str)| (parts.0.to_owned(), parts.1.to_owned());
-    assert_eq!(stale, [("bundle", "duet-bundle"), ("deeper/earlier", "duet-run"), ("ours", "duet-run")].map(text));
+    let expected =
+        [("bundle", "duet-bundle"), ("deeper/earlier", "duet-run"), ("of-songs", "duet-run"), ("ours", "duet-run")];
+    assert_eq!(stale, expected.map(text));
     assert_eq!(forgotten.removed["plays.parquet"], 2);
     assert_eq!(forgotten.removed["days/2025-03-03.parquet"], 1);
     assert!(!forgotten.removed.contains_key("days/2025-03-04.parquet"));
@@ -277,6 +296,10 @@ fn a_prepared_dataset_has_nothing_and_what_is_planted_is_found_wherever_it_lies(
     let dir = tempfile::tempdir().unwrap();
     let place = make_dataset(dir.path(), &BTreeSet::new());
     assert_eq!(find(std::slice::from_ref(&place), &["Ada Lovelace", "59.91387"]), []);
+    // What is in a table of both datasets is found in both.
+    let found = find(&[place], &["city of u-1"]);
+    let is_city = |place: &Place| matches!(place, Place::Row { column, .. } if column == "city");
+    assert_eq!(found.iter().filter(|(_, place, _)| is_city(place)).count(), 2, "{found:?}");
 
     let planted = ["Ada Lovelace", "59.91387", "u-000017"];
     let row = |column: &str, row: u64| Place::Row { column: column.to_owned(), row };

@@ -6,23 +6,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use arrow::{
-    array::{Array, AsArray},
-    datatypes::UInt64Type,
-};
+use arrow::array::AsArray;
 use chrono::NaiveDate;
 use duet_core::{
     Error, Result,
+    artifact::MANIFEST,
     event::{Event, EventType, ItemKind},
-    table::FeatureTable,
+    table::{ColumnValues, FeatureTable},
 };
 use duet_data::{
     accounts::UserKey,
-    dataset::Dataset,
+    dataset::{Dataset, DatasetInfo, SONGS_DIR},
     raw::{Part, RawZone},
     store::Location,
 };
-use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::{
     ledger::{Days, Ledger, ServedLine},
@@ -32,8 +30,8 @@ use crate::bundle;
 
 /// The key of a served-list log whose server has no user key of its own.
 const LOG_KEY: &str = ".key";
-/// The songs of a dataset made by `duet prepare`.
-const SONGS: &str = "songs.parquet";
+/// The column of songs with their milliseconds.
+const LENGTH: &str = "duration_ms";
 
 /// How the ids of events and of the dataset become those of the served-list log.
 pub(super) enum Identity {
@@ -107,36 +105,31 @@ pub(super) struct Tables {
 /// # Errors
 /// Those of [`Dataset::open`] and of reading a table.
 pub(super) fn tables(dataset: Option<&Path>, bundle: Option<&Path>) -> Result<Option<Tables>> {
-    let (users, songs) = match (dataset, bundle) {
-        (Some(dir), _) => (Dataset::open(dir)?.users()?, dir.join(SONGS)),
+    let (users, dir, info) = match (dataset, bundle) {
+        (Some(dir), _) => {
+            let dataset = Dataset::open(dir)?;
+            (dataset.users()?, dataset.dir, dataset.info)
+        }
         (None, Some(dir)) => {
             let (dataset, run) = bundle::open_tables(dir)?;
-            (dataset.users()?, run.dataset_dir.join(SONGS))
+            (dataset.users()?, run.dataset_dir, run.dataset)
         }
         (None, None) => return Ok(None),
     };
-    let songs = if songs.is_file() { durations(&songs)? } else { HashMap::new() };
-    Ok(Some(Tables { users, songs }))
+    Ok(Some(Tables { users, songs: song_lengths(&dir, &info)? }))
 }
 
-fn durations(path: &Path) -> Result<HashMap<String, u64>> {
-    let bad = |why: String| Error::data(path, why);
-    let file = std::fs::File::open(path).map_err(Error::io(path))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| bad(error.to_string()))?;
-    let mask = ProjectionMask::columns(builder.parquet_schema(), ["id", "duration_ms"]);
-    let reader = builder.with_projection(mask).build().map_err(|error| bad(error.to_string()))?;
-    let mut found = HashMap::new();
-    for batch in reader {
-        let batch = batch.map_err(|error| bad(error.to_string()))?;
-        let ids = batch.column_by_name("id").and_then(|column| column.as_string_opt::<i32>());
-        let lengths = batch.column_by_name("duration_ms").and_then(|column| column.as_primitive_opt::<UInt64Type>());
-        let (Some(ids), Some(lengths)) = (ids, lengths) else {
-            return Err(bad("expected the columns id (text) and duration_ms (u64)".to_owned()));
-        };
-        let rows = (0..batch.num_rows()).filter(|&row| lengths.is_valid(row) && lengths.value(row) > 0);
-        found.extend(rows.map(|row| (ids.value(row).to_owned(), lengths.value(row))));
+/// Milliseconds of each song that the dataset at `dir` knows: its items, or those of the dataset of songs inside it.
+fn song_lengths(dir: &Path, info: &DatasetInfo) -> Result<HashMap<String, u64>> {
+    let inner = dir.join(SONGS_DIR);
+    let place: &Path = if info.schema.items.contains_key(LENGTH) { dir } else { &inner };
+    if !place.join(MANIFEST).is_file() {
+        return Ok(HashMap::new());
     }
-    Ok(found)
+    let songs = Dataset::open(place)?.items()?;
+    let ColumnValues::Number(lengths) = &songs.column(LENGTH)?.values else { return Ok(HashMap::new()) };
+    let known = songs.ids.ids().iter().zip(lengths).filter(|(_, length)| **length > 0.0);
+    Ok(known.map(|(id, length)| (id.clone(), *length as u64)).collect())
 }
 
 /// Reads all served-list logs.
