@@ -24,6 +24,7 @@ pub mod engine;
 pub mod http;
 pub mod journal;
 pub mod live;
+mod meters;
 mod place;
 pub mod precomputed;
 pub mod request;

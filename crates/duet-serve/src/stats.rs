@@ -1,12 +1,12 @@
 //! What the service counts: for Prometheus, and for `/v1/status`.
 //!
-//! Counters and histograms for Prometheus go through the crate `metrics`, whose recorder is one for the whole process; several servers in
-//! a process share it. What the status shows is of this server alone: totals, and a window of the last 60 seconds.
+//! What Prometheus reads is of the whole process (`meters.rs`). What the status shows is of this server alone: totals, and a window of the
+//! last 60 seconds.
 
 use std::{
     collections::{HashSet, VecDeque},
     sync::{
-        Mutex, MutexGuard, OnceLock, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -14,36 +14,21 @@ use std::{
 
 use axum::http::StatusCode;
 use duet_core::{ItemIdx, event::EventType};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use crate::request::{Answer, Source};
+use crate::{
+    meters::Meters,
+    request::{Answer, Source},
+};
 
 /// Seconds of the window.
 const WINDOW_S: u64 = 60;
 /// Lists whose items are counted for the coverage.
 const COVERAGE_LISTS: usize = 10_000;
-/// Upper edges of all histograms, in seconds: a factor of about 2, finer where the service should be.
-const EDGES: [f64; 20] = [
-    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_2, 0.000_35, 0.000_5, 0.000_75, 0.001, 0.001_5, 0.002, 0.003_5,
-    0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0,
-];
-
-/// The routes by which requests are counted.
-const ROUTES: [&str; 8] = [
-    "/v1/users/{id}/recommendations",
-    "/v1/recommendations",
-    "/v1/events",
-    "/v1/artists/{id}/similar",
-    "/v1/status",
-    "/v1/listeners",
-    "/metrics",
-    "/readyz",
-];
 
 /// The measurements of a server.
 pub struct Stats {
     started: Instant,
-    prometheus: PrometheusHandle,
+    meters: Meters,
     requests: AtomicU64,
     shed: AtomicU64,
     degraded: AtomicU64,
@@ -76,7 +61,7 @@ impl Stats {
     pub fn new() -> Self {
         Self {
             started: Instant::now(),
-            prometheus: prometheus(),
+            meters: Meters::new(),
             requests: AtomicU64::new(0),
             shed: AtomicU64::new(0),
             degraded: AtomicU64::new(0),
@@ -94,7 +79,7 @@ impl Stats {
         if let Some(counter) = place.and_then(|place| self.sources.get(place)) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
-        metrics::counter!("duet_lists_total", "source" => answer.source.as_str()).increment(1);
+        self.meters.list(answer.source);
         if !answer.degraded.is_empty() {
             self.degraded.fetch_add(1, Ordering::Relaxed);
         }
@@ -122,21 +107,18 @@ impl Stats {
     /// Counts a request that was answered.
     pub(crate) fn request(&self, route: &str, status: StatusCode, elapsed: Duration) {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let route = ROUTES.iter().find(|known| **known == route).copied().unwrap_or("other");
-        metrics::counter!("duet_requests_total", "route" => route, "status" => status_label(status)).increment(1);
+        self.meters.request(route, status, elapsed);
         if status == StatusCode::SERVICE_UNAVAILABLE {
             // The time of a refusal says nothing about that of answers.
-            self.count_shed();
-            return;
+            return self.count_shed();
         }
-        metrics::histogram!("duet_request_seconds", "route" => route).record(elapsed.as_secs_f64());
         lock(&self.window).record(self.started.elapsed().as_secs(), elapsed);
     }
 
     /// Counts a request, or a connection, that was turned away.
     pub(crate) fn count_shed(&self) {
         self.shed.fetch_add(1, Ordering::Relaxed);
-        metrics::counter!("duet_shed_total").increment(1);
+        self.meters.shed();
     }
 
     /// Items of another bundle have other rows: the coverage starts anew.
@@ -202,64 +184,17 @@ impl Stats {
 
     /// All measurements of the process, as Prometheus reads them.
     pub(crate) fn render(&self) -> String {
-        self.prometheus.render()
+        self.meters.render()
     }
 
     /// Moves samples into their histograms; without it they would pile up until somebody asks for them.
     pub(crate) fn upkeep(&self) {
-        self.prometheus.run_upkeep();
+        self.meters.upkeep();
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn status_label(status: StatusCode) -> &'static str {
-    match status.as_u16() {
-        200 => "200",
-        304 => "304",
-        400 => "400",
-        401 => "401",
-        403 => "403",
-        404 => "404",
-        405 => "405",
-        413 => "413",
-        429 => "429",
-        500 => "500",
-        503 => "503",
-        _ => "other",
-    }
-}
-
-fn prometheus() -> PrometheusHandle {
-    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-    let handle = HANDLE.get_or_init(|| {
-        let builder = PrometheusBuilder::new().set_buckets(&EDGES).unwrap_or_else(|_| PrometheusBuilder::new());
-        let recorder = builder.build_recorder();
-        let handle = recorder.handle();
-        if metrics::set_global_recorder(recorder).is_err() {
-            tracing::warn!("another recorder of metrics is installed: /metrics stays empty");
-        }
-        describe();
-        handle
-    });
-    handle.clone()
-}
-
-fn describe() {
-    use metrics::{describe_counter, describe_gauge, describe_histogram};
-    describe_counter!("duet_requests_total", "Requests answered, by route and status.");
-    describe_histogram!("duet_request_seconds", "Time to answer, without requests turned away.");
-    describe_histogram!("duet_stage_seconds", "Time of a stage for a batch of lists.");
-    describe_counter!("duet_shed_total", "Requests and connections turned away.");
-    describe_counter!("duet_lists_total", "Lists served, by source.");
-    describe_counter!("duet_degraded_total", "Lists from which something fell away, by what it was.");
-    describe_counter!("duet_events_total", "Events accepted, by type.");
-    describe_counter!("duet_swaps_total", "Bundles opened while serving, by outcome.");
-    describe_gauge!("duet_queue_depth", "Requests waiting for a thread.");
-    describe_gauge!("duet_connections", "Open connections.");
-    describe_gauge!("duet_uptime_seconds", "Time since the start.");
 }
 
 /// Buckets a power of two is cut into: quantiles are exact to 1/16.

@@ -1,15 +1,18 @@
 //! Last stage: K items with their scores and, where they were asked for, reasons.
 
-use super::{Draft, StageTimer, reasons, user_vector::Towers};
+use super::{Draft, reasons, user_vector::Towers};
 use crate::{
     engine::Engine,
+    meters::StageMeter,
     request::{AnswerItem, Source},
 };
+
+static METER: StageMeter = StageMeter::new("answer");
 
 /// Without `towers` there are no reasons.
 pub(crate) fn run(engine: &Engine, mut towers: Option<&mut Towers>, drafts: &mut [Draft<'_>]) {
     let _span = tracing::debug_span!("answer", lists = drafts.len()).entered();
-    let _timer = StageTimer::start("answer");
+    let _timer = METER.start();
     for draft in drafts {
         draft.candidates.truncate(draft.request.k);
         let mut reasons = match &mut towers {

@@ -9,8 +9,10 @@ use duet_retrieval::{
     search::{SearchRequest, VectorSearch},
 };
 
-use super::{Draft, StageTimer, retriever::TableThread};
-use crate::{engine::Engine, request::Source, variants::Arm};
+use super::{Draft, retriever::TableThread};
+use crate::{engine::Engine, meters::StageMeter, request::Source, variants::Arm};
+
+static METER: StageMeter = StageMeter::new("candidates");
 
 /// With diversity, so many times K are searched for...
 const DIVERSE_TIMES: usize = 4;
@@ -22,7 +24,7 @@ const BASELINE_FAILED: &str = "baseline_failed";
 
 pub(crate) fn run(engine: &Engine, table: Option<&mut TableThread>, drafts: &mut [Draft<'_>]) {
     let _span = tracing::debug_span!("candidates", lists = drafts.len()).entered();
-    let _timer = StageTimer::start("candidates");
+    let _timer = METER.start();
     personal(engine, table, drafts);
     for draft in drafts.iter_mut().filter(|draft| draft.source != Source::Personal) {
         let variant = &draft.request.variant;

@@ -7,12 +7,17 @@ use std::collections::HashMap;
 
 use duet_retrieval::Scored;
 
-use super::{Draft, StageTimer};
-use crate::engine::{Engine, NO_GROUP};
+use super::Draft;
+use crate::{
+    engine::{Engine, NO_GROUP},
+    meters::StageMeter,
+};
+
+static METER: StageMeter = StageMeter::new("diversity");
 
 pub(crate) fn run(engine: &Engine, drafts: &mut [Draft<'_>]) {
     let _span = tracing::debug_span!("diversity", lists = drafts.len()).entered();
-    let _timer = StageTimer::start("diversity");
+    let _timer = METER.start();
     for draft in drafts {
         choose(engine, &mut draft.candidates, draft.request.k);
     }

@@ -6,12 +6,17 @@
 use duet_core::ItemIdx;
 use duet_retrieval::Scored;
 
-use super::{Draft, StageTimer};
-use crate::engine::{Engine, rankings::Allowed};
+use super::Draft;
+use crate::{
+    engine::{Engine, rankings::Allowed},
+    meters::StageMeter,
+};
+
+static METER: StageMeter = StageMeter::new("filters");
 
 pub(crate) fn run(engine: &Engine, drafts: &mut [Draft<'_>]) {
     let _span = tracing::debug_span!("filters", lists = drafts.len()).entered();
-    let _timer = StageTimer::start("filters");
+    let _timer = METER.start();
     for draft in drafts {
         let mut candidates = std::mem::take(&mut draft.candidates);
         let allowed = draft.allowed();

@@ -6,8 +6,10 @@
 use duet_core::ItemIdx;
 use duet_train::embedding_pass::UserInput;
 
-use super::{Draft, StageTimer};
-use crate::{engine::Engine, request::ListRequest};
+use super::Draft;
+use crate::{engine::Engine, meters::StageMeter, request::ListRequest};
+
+static METER: StageMeter = StageMeter::new("history");
 
 /// A listener's history, as the later stages need it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -45,7 +47,7 @@ impl History {
 
 pub(crate) fn run(engine: &Engine, drafts: &mut [Draft<'_>]) {
     let _span = tracing::debug_span!("history", lists = drafts.len()).entered();
-    let _timer = StageTimer::start("history");
+    let _timer = METER.start();
     for draft in drafts {
         draft.history = gather(engine, draft.request);
     }

@@ -18,8 +18,6 @@ pub(crate) mod rerank;
 pub(crate) mod retriever;
 pub(crate) mod user_vector;
 
-use std::time::Instant;
-
 use duet_retrieval::Scored;
 
 use self::history::History;
@@ -27,9 +25,6 @@ use crate::{
     engine::{Engine, rankings::Allowed},
     request::{Answer, AnswerItem, ListRequest, Source},
 };
-
-/// The histogram of every stage.
-const STAGE_SECONDS: &str = "duet_stage_seconds";
 
 /// A list in the making.
 #[derive(Debug)]
@@ -86,22 +81,4 @@ pub(crate) fn fallback(engine: &Engine, request: &ListRequest, why: &'static str
     answer::run(engine, None, &mut draft);
     let [draft] = draft;
     draft.finish()
-}
-
-/// Measures a stage from here to its end.
-pub(crate) struct StageTimer {
-    stage: &'static str,
-    started: Instant,
-}
-
-impl StageTimer {
-    pub(crate) fn start(stage: &'static str) -> Self {
-        Self { stage, started: Instant::now() }
-    }
-}
-
-impl Drop for StageTimer {
-    fn drop(&mut self) {
-        metrics::histogram!(STAGE_SECONDS, "stage" => self.stage).record(self.started.elapsed().as_secs_f64());
-    }
 }

@@ -23,8 +23,10 @@ use duet_data::dataset::Dataset;
 use duet_retrieval::Scored;
 use duet_train::reranker::{BundleReranker, RerankListener};
 
-use super::{Draft, StageTimer};
-use crate::{engine::Engine, request::Source};
+use super::Draft;
+use crate::{engine::Engine, meters::StageMeter, request::Source};
+
+static METER: StageMeter = StageMeter::new("rerank");
 
 /// Failures in a row after which the re-ranker is left alone.
 const FAILURES: u32 = 3;
@@ -67,7 +69,7 @@ pub(crate) fn run(engine: &Engine, thread: Option<&mut RerankThread>, drafts: &m
         return;
     };
     let _span = tracing::debug_span!("rerank", lists = drafts.len()).entered();
-    let _timer = StageTimer::start("rerank");
+    let _timer = METER.start();
     let budget = engine.options.rerank_budget;
     for draft in drafts.iter_mut().filter(|draft| wants(draft)) {
         let (time, started) = (&draft.request.rerank_time, Instant::now());

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use duet_model::model::TwoTower;
 use duet_train::embedding_pass::UserEmbedder;
 
-use super::{Draft, StageTimer};
-use crate::{engine::Engine, request::Source, variants::Arm};
+use super::Draft;
+use crate::{engine::Engine, meters::StageMeter, request::Source, variants::Arm};
+
+static METER: StageMeter = StageMeter::new("user_vector");
 
 /// The towers of a worker.
 pub(crate) type Towers = UserEmbedder<Arc<TwoTower>>;
@@ -19,7 +21,7 @@ const TOWER_FAILED: &str = "tower_failed";
 
 pub(crate) fn run(engine: &Engine, towers: &mut Towers, drafts: &mut [Draft<'_>]) {
     let _span = tracing::debug_span!("user_vector", lists = drafts.len()).entered();
-    let _timer = StageTimer::start("user_vector");
+    let _timer = METER.start();
     for draft in drafts.iter_mut().filter(|draft| draft.request.variant.recommender == Arm::TwoTower) {
         draft.vector = stored(engine, draft);
         if draft.vector.is_some() || draft.history.is_news {
