@@ -147,6 +147,10 @@ impl Variants {
 
     /// The variant of a user, given by any id that stays the same.
     pub fn of(&self, user_id: &str) -> Arc<Variant> {
+        // Most services run no test: nothing is hashed for them.
+        if let [only] = self.variants.as_slice() {
+            return Arc::clone(only);
+        }
         let mut mac = self.key.clone();
         mac.update(PURPOSE);
         mac.update(user_id.as_bytes());

@@ -7,6 +7,7 @@ pub mod extract;
 pub(crate) mod gate;
 pub(crate) mod headers;
 pub mod health;
+pub mod list_body;
 pub mod listeners;
 pub mod openapi;
 pub(crate) mod page;

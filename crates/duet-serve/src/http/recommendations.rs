@@ -7,17 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Extension, Json, body::Bytes, extract::State};
-use duet_core::ItemIdx;
+use axum::{Extension, body::Bytes, extract::State, response::Response};
 use duet_retrieval::Scored;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use super::{
     auth::Caller,
     error::{ApiError, ErrorBody},
     extract::{PathId, QueryPairs, up_to, whole_number},
+    list_body::{ItemTexts, ListBody, ListText, ListTexts, ListsBody, RequestId},
 };
 use crate::{
     app::AppState,
@@ -36,62 +35,6 @@ const QUERY_KEYS: [&str; 5] = ["k", "kind", "exclude_seen", "filter", "explain"]
 const ARTIST: &str = "artist";
 /// The longest id of a user or an artist.
 const MOST_ID_BYTES: usize = 512;
-
-/// A list.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct ListBody {
-    /// Names this list in later events.
-    pub request_id: String,
-    /// The listener's id as it was given; null for a history without a name.
-    pub user_id: Option<String>,
-    /// What the items are.
-    pub kind: String,
-    /// The bundle that answered.
-    pub bundle: String,
-    /// The variant by which the listener is served.
-    pub variant: String,
-    /// Where the list comes from: personal, precomputed, segment_trending, trending or baseline.
-    #[schema(value_type = String)]
-    pub source: Source,
-    /// What fell away on the way; empty when all went as meant.
-    pub degraded: Vec<String>,
-    /// Best first.
-    pub items: Vec<ListedItem>,
-}
-
-/// An item of a list.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct ListedItem {
-    /// Its place, from 0.
-    pub position: usize,
-    /// Its id.
-    pub item_id: String,
-    /// Its name, or its id where it has none.
-    pub name: String,
-    /// Larger is better; comparable within a list.
-    pub score: f32,
-    /// The history items that moved the score most; only where they were asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reasons: Option<Vec<ReasonBody>>,
-}
-
-/// "Because you listened to ..."
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct ReasonBody {
-    /// The id of an item of the history.
-    pub item_id: String,
-    /// Its name, or its id where it has none.
-    pub name: String,
-    /// Its share of all that spoke for the listed item.
-    pub share: f32,
-}
-
-/// Several lists.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct ListsBody {
-    /// In the order of the requests.
-    pub lists: Vec<ListBody>,
-}
 
 /// Several requests.
 #[derive(Debug, Clone, PartialEq, Deserialize, ToSchema)]
@@ -170,13 +113,13 @@ pub async fn get_recommendations(
     State(app): State<Arc<AppState>>,
     PathId(user_id): PathId,
     query: QueryPairs,
-) -> Result<Json<ListBody>, ApiError> {
+) -> Result<Response, ApiError> {
     let entry = BatchEntry { user_id: Some(user_id), ..from_query(query)? };
     let asked = Arc::new(checked(&app, entry, &RerankTime::default())?);
     if app.config.lists.precomputed_first {
         let engine = app.slot.load_full();
         if let Some(answer) = precomputed(&app, &engine, &asked).await {
-            return Ok(Json(told(&app, &engine, &asked, answer)));
+            return told(&app, &engine, &asked, answer).response();
         }
     }
     let (engine, answer) = match app.dispatcher.submit(make(&app, &asked), deadline(&app, 1)).await {
@@ -191,7 +134,7 @@ pub async fn get_recommendations(
         }
         Err(error) => return Err(refused(error)),
     };
-    Ok(Json(told(&app, &engine, &asked, answer)))
+    told(&app, &engine, &asked, answer).response()
 }
 
 /// Recommendations for several listeners, or for histories without a name. All lists come from one bundle.
@@ -213,7 +156,7 @@ pub async fn post_recommendations(
     State(app): State<Arc<AppState>>,
     Extension(caller): Extension<Caller>,
     body: Bytes,
-) -> Result<Json<ListsBody>, ApiError> {
+) -> Result<Response, ApiError> {
     let body: BatchBody =
         serde_json::from_slice(&body).map_err(|error| ApiError::bad_request(format!("the body: {error}")))?;
     let most = app.config.limits.batch;
@@ -226,13 +169,13 @@ pub async fn post_recommendations(
     let numbered = |(at, entry)| checked(&app, entry, &rerank_time).map(Arc::new).map_err(|error| at_index(at, &error));
     let asked: Vec<Arc<Asked>> = body.requests.into_iter().enumerate().map(numbered).collect::<Result<_, _>>()?;
     let makes = asked.iter().map(|asked| make(&app, asked)).collect();
-    let mut lists = Vec::with_capacity(asked.len());
-    match app.dispatcher.submit_all(makes, deadline(&app, asked.len())).await {
-        Ok((engine, answers)) => {
-            for (asked, answer) in asked.iter().zip(answers) {
-                let answer = instead(&app, &engine, asked, answer).await;
-                lists.push(told(&app, &engine, asked, answer));
+    let (engine, answers) = match app.dispatcher.submit_all(makes, deadline(&app, asked.len())).await {
+        Ok((engine, made)) => {
+            let mut answers = Vec::with_capacity(asked.len());
+            for (asked, answer) in asked.iter().zip(made) {
+                answers.push(instead(&app, &engine, asked, answer).await);
             }
+            (engine, answers)
         }
         Err(DispatchError::Expired) => {
             let engine = app.slot.load_full();
@@ -240,11 +183,12 @@ pub async fn post_recommendations(
             for asked in &asked {
                 answers.push(late(&app, &engine, asked).await?);
             }
-            lists.extend(asked.iter().zip(answers).map(|(asked, answer)| told(&app, &engine, asked, answer)));
+            (engine, answers)
         }
         Err(error) => return Err(refused(error)),
-    }
-    Ok(Json(ListsBody { lists }))
+    };
+    let lists = asked.iter().zip(answers).map(|(asked, answer)| told(&app, &engine, asked, answer)).collect();
+    ListTexts { lists }.response()
 }
 
 /// What is told of a list that came too late.
@@ -445,56 +389,43 @@ async fn late(app: &Arc<AppState>, engine: &Arc<Engine>, asked: &Arc<Asked>) -> 
 }
 
 /// Counts and logs an answer, and puts it in the words of the interface.
-fn told(app: &AppState, engine: &Engine, asked: &Asked, answer: Answer) -> ListBody {
+fn told<'a>(app: &AppState, engine: &'a Engine, asked: &'a Asked, answer: Answer) -> ListText<'a> {
     app.stats.list(&answer);
-    let request_id = Uuid::now_v7().to_string();
-    let item_id = |item: ItemIdx| engine.items().ids.id(item.index()).to_owned();
-    let name = |item: ItemIdx| engine.items().name(item.index()).to_owned();
-    if let Some(log) = &app.served_log {
-        let user = match &asked.who {
-            Who::User { model_id, .. } if app.user_key.is_some() => ServedUser::Pseudonym(model_id.clone()),
-            Who::User { model_id, .. } => ServedUser::Given(model_id.clone()),
-            Who::History(_) => ServedUser::Anonymous,
-        };
-        log.record(ServedList {
-            ts_ms: asked.now_ms,
-            request_id: request_id.clone(),
-            user,
-            variant: asked.variant.name.clone(),
-            bundle: engine.bundle().to_owned(),
-            kind: ARTIST,
-            source: answer.source.as_str().to_owned(),
-            degraded: answer.degraded.clone(),
-            k: asked.k,
-            items: answer.items.iter().map(|entry| item_id(entry.item)).collect(),
-            scores: answer.items.iter().map(|entry| entry.score).collect(),
-        });
-    }
-    let reason = |reason: &crate::request::Reason| ReasonBody {
-        item_id: item_id(reason.item),
-        name: name(reason.item),
-        share: reason.share,
-    };
-    let listed = |(position, entry): (usize, &AnswerItem)| ListedItem {
-        position,
-        item_id: item_id(entry.item),
-        name: name(entry.item),
-        score: entry.score,
-        reasons: asked.explain.then(|| entry.reasons.iter().map(reason).collect()),
-    };
-    ListBody {
-        request_id,
+    let Answer { source, degraded, items } = answer;
+    let list = ListText {
+        request_id: RequestId::new(),
         user_id: match &asked.who {
-            Who::User { given, .. } => Some(given.clone()),
+            Who::User { given, .. } => Some(given),
             Who::History(_) => None,
         },
-        kind: ARTIST.to_owned(),
-        bundle: engine.bundle().to_owned(),
-        variant: asked.variant.name.clone(),
-        source: answer.source,
-        degraded: answer.degraded.iter().map(ToString::to_string).collect(),
-        items: answer.items.iter().enumerate().map(listed).collect(),
+        kind: ARTIST,
+        bundle: engine.bundle(),
+        variant: &asked.variant.name,
+        source,
+        degraded,
+        items: ItemTexts { engine, items, explain: asked.explain },
+    };
+    if let Some(log) = &app.served_log {
+        let user = match &asked.who {
+            Who::User { model_id, .. } if app.user_key.is_some() => ServedUser::Pseudonym(model_id),
+            Who::User { model_id, .. } => ServedUser::Given(model_id),
+            Who::History(_) => ServedUser::Anonymous,
+        };
+        log.record(&ServedList {
+            ts_ms: asked.now_ms,
+            request_id: list.request_id.as_str(),
+            user,
+            variant: list.variant,
+            bundle: list.bundle,
+            kind: list.kind,
+            source: source.as_str(),
+            degraded: &list.degraded,
+            k: asked.k,
+            items: list.items.ids().collect(),
+            scores: list.items.items.iter().map(|entry| entry.score).collect(),
+        });
     }
+    list
 }
 
 #[cfg(test)]

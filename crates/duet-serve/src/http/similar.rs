@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::{
     error::{ApiError, ErrorBody},
     extract::{PathId, QueryPairs, up_to, whole_number},
-    recommendations::ListedItem,
+    list_body::ListedItem,
 };
 use crate::app::AppState;
 
