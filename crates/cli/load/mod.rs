@@ -8,6 +8,7 @@ mod soak;
 use std::{
     io::{ErrorKind, Write},
     path::PathBuf,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -18,7 +19,10 @@ use std::{
 use anyhow::Result;
 use clap::Args;
 use duet_core::Error;
-use tokio::{task::JoinSet, time::sleep_until};
+use tokio::{
+    task::JoinSet,
+    time::{Sleep, sleep, sleep_until},
+};
 
 use self::{
     connection::{Address, Answer, Connection},
@@ -122,6 +126,7 @@ async fn send(
         let (next, requests, address) = (next.clone(), requests.clone(), address.clone());
         tasks.spawn(async move {
             let mut answers = Answers::default();
+            let mut alarm = pin!(sleep(PATIENCE));
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 let Some(due) = schedule.due(number, started.elapsed()) else { break };
@@ -134,7 +139,7 @@ async fn send(
                     due
                 };
                 let request = &requests[number as usize % requests.len()];
-                match answer(&mut connection, request, PATIENCE).await {
+                match answer(&mut connection, request, alarm.as_mut(), PATIENCE).await {
                     Ok(answer) => {
                         answers.push(answer.status, from.elapsed(), answer.bytes);
                         if answer.closes && !reopen(&mut connection, &address, &mut answers).await {
@@ -160,9 +165,29 @@ async fn send(
     Ok(all)
 }
 
-async fn answer(connection: &mut Connection, request: &[u8], patience: Duration) -> std::io::Result<Answer> {
-    let answer = tokio::time::timeout(patience, connection.ask(request)).await;
-    answer.unwrap_or_else(|_| Err(std::io::Error::new(ErrorKind::TimedOut, format!("no answer in {patience:?}"))))
+/// The answer, if it comes within `patience`. The alarm is the connection's and goes on from request to request: setting one for each would
+/// cost the client more than reading the answer.
+async fn answer(
+    connection: &mut Connection,
+    request: &[u8],
+    mut alarm: Pin<&mut Sleep>,
+    patience: Duration,
+) -> std::io::Result<Answer> {
+    let until = tokio::time::Instant::now() + patience;
+    let mut answer = pin!(connection.ask(request));
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut answer => return answer,
+            () = alarm.as_mut() => {
+                if tokio::time::Instant::now() >= until {
+                    return Err(std::io::Error::new(ErrorKind::TimedOut, format!("no answer in {patience:?}")));
+                }
+                // It was set for an earlier request.
+                alarm.as_mut().reset(until);
+            }
+        }
+    }
 }
 
 /// Tries for a while: a service that is being restarted comes back. Attempts are no requests: only giving up is a failure.
@@ -258,8 +283,15 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
         let mut connection = Connection::open(&address).await.unwrap();
-        let error = answer(&mut connection, &address.get("/", None), Duration::from_millis(50)).await.unwrap_err();
-        assert!(error.to_string().contains("no answer in 50ms"), "{error}");
+        let (request, patience) = (address.get("/", None), Duration::from_millis(50));
+        let mut alarm = pin!(sleep(patience));
+        // The second time, the alarm has rung when the request is sent.
+        for _ in 0..2 {
+            let asked = Instant::now();
+            let error = answer(&mut connection, &request, alarm.as_mut(), patience).await.unwrap_err();
+            assert!(error.to_string().contains("no answer in 50ms"), "{error}");
+            assert!(asked.elapsed() >= patience, "{:?}", asked.elapsed());
+        }
     }
 
     #[tokio::test]

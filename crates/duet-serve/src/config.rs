@@ -65,6 +65,7 @@ pub struct ListsConfig {
 pub struct EngineConfig {
     pub workers: usize,
     pub max_batch: usize,
+    pub short_us: u64,
     pub rerank_candidates: usize,
     pub rerank_budget_ms: u64,
     pub filter_cache: usize,
@@ -255,6 +256,7 @@ impl ServeConfig {
         )?;
         check(engine.workers <= 4096, "engine.workers", "at most 4096")?;
         check((1..=1024).contains(&engine.max_batch), "engine.max_batch", "between 1 and 1024")?;
+        check(engine.short_us <= 1_000_000, "engine.short_us", "at most 1000000")?;
         check(engine.rerank_candidates >= 1, "engine.rerank_candidates", "at least 1")?;
         RetrieverOptions::of(engine)?;
         check((1..=10_000).contains(&engine.retriever_budget_ms), "engine.retriever_budget_ms", "between 1 and 10000")?;

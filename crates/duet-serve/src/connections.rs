@@ -5,15 +5,9 @@
 
 use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
 
-use axum::{
-    Router,
-    response::{IntoResponse, Response},
-};
+use axum::response::{IntoResponse, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -22,8 +16,9 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
+    arrival::Noted,
     config::LimitsConfig,
-    http::{error::ApiError, headers::secured},
+    http::{error::ApiError, front::Front, headers::secured},
     stall::Stall,
     stats::Stats,
 };
@@ -52,7 +47,7 @@ enum Phase {
 #[derive(Clone)]
 struct Shared {
     tls: Option<TlsAcceptor>,
-    router: Router,
+    front: Arc<Front>,
     builder: http1::Builder,
     head_time: Duration,
     /// How long an answer may wait for somebody to take some of it.
@@ -60,11 +55,11 @@ struct Shared {
     phase: watch::Receiver<Phase>,
 }
 
-/// Serves `router` until `stop` comes, and then until the connections have ended or the time to drain has.
+/// Answers by `front` until `stop` comes, and then until the connections have ended or the time to drain has.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
-    router: Router,
+    front: Front,
     limits: &LimitsConfig,
     stats: Arc<Stats>,
     stop: impl Future<Output = ()>,
@@ -72,7 +67,7 @@ pub(crate) async fn serve(
     let (phase, seen) = watch::channel(Phase::Serving);
     let head_time = Duration::from_secs(limits.header_timeout_s);
     let stall_time = Duration::from_secs(limits.body_timeout_s);
-    let shared = Shared { tls, router, builder: builder(limits), head_time, stall_time, phase: seen };
+    let shared = Shared { tls, front: Arc::new(front), builder: builder(limits), head_time, stall_time, phase: seen };
     let number = number(limits.connections, open_files());
     let places = Arc::new(Semaphore::new(number));
     let lane = Arc::new(Semaphore::new(TURNED_AWAY));
@@ -183,9 +178,14 @@ async fn connection(stream: TcpStream, shared: Shared) {
 }
 
 async fn http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, shared: Shared) {
-    let Shared { router, builder, stall_time, mut phase, .. } = shared;
-    let stream = TokioIo::new(Stall::new(stream, stall_time));
-    let served = builder.serve_connection(stream, TowerToHyperService::new(router));
+    let Shared { front, builder, stall_time, mut phase, .. } = shared;
+    let stream = Noted::new(Stall::new(stream, stall_time));
+    let arrivals = stream.arrivals();
+    let answer = service_fn(move |request: hyper::Request<Incoming>| {
+        let (front, arrived) = (Arc::clone(&front), arrivals.last());
+        async move { Ok::<Response, Infallible>(front.answer(request, arrived).await) }
+    });
+    let served = builder.serve_connection(TokioIo::new(stream), answer);
     let mut served = pin!(served);
     tokio::select! {
         ended = served.as_mut() => return logged(ended),
@@ -231,6 +231,7 @@ mod tests {
     };
 
     use axum::{
+        Router,
         body::Bytes,
         routing::{get, post},
     };
@@ -274,13 +275,13 @@ mod tests {
             .route("/v1/events", post(|body: Bytes| async move { format!("{} bytes", body.len()) }))
             .route("/v1/recommendations", post(bug))
             .route("/page/large", get(|| async { vec![0_u8; 64 << 20] }));
-        let router = finished(routes, Arc::new(gate), false);
+        let front = Front::new(finished(routes, Arc::new(gate)), None, false);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let counted = Arc::clone(&stats);
         let ended = tokio::spawn(async move {
-            serve(listener, None, router, &limits, counted, async {
+            serve(listener, None, front, &limits, counted, async {
                 // Most tests drop their end without a word: that is no stop.
                 if stopped.await.is_err() {
                     std::future::pending::<()>().await;

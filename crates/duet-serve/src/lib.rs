@@ -6,7 +6,7 @@
 //! * [`worker::Worker`]: answers batches of requests on one engine, through the stages history, user vector, candidates, filters,
 //!   re-rank, diversity, answer. Whatever fails on the way, there is a list: personal, computed ahead, trending in the listener's segment,
 //!   trending. The answer says which, and what fell away.
-//! * [`dispatch::Dispatcher`]: a bounded queue before the workers; what can't be answered in time is refused at once.
+//! * [`dispatch::Dispatcher`]: bounded queues before the workers; what can't be answered in time is refused at once.
 //! * [`journal::Journal`] and [`live::LiveHistories`]: posted events, durable before they are acknowledged, and part of the next list.
 //! * [`variants::Variants`]: who is served by which recommender; [`served_log::ServedLog`]: what was served, for `duet monitor`.
 //! * [`swap`]: the next bundle without a stop, and back to the old one if it fails its check.
@@ -16,6 +16,7 @@
 //! Nothing here trains; a server keeps no state but the journal and the log, so that any number of them may stand side by side.
 
 pub mod app;
+pub mod arrival;
 pub mod clock;
 pub mod config;
 mod connections;

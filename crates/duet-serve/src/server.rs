@@ -13,7 +13,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use axum::Router;
 use duet_core::{Error, Result};
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -28,7 +27,7 @@ use crate::{
     config::ServeConfig,
     connections,
     engine::{Engine, EngineOptions},
-    http::{self, auth::Keys, gate::Gate},
+    http::{self, auth::Keys, front::Front, gate::Gate},
     place::Place,
     stats::Stats,
     swap::{self, Opener, SwapLog, Swapper},
@@ -41,6 +40,8 @@ const BACKLOG: u32 = 4096;
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How often it is looked whether a flag is raised.
 const FLAG: Duration = Duration::from_millis(50);
+/// Tasks after which a thread looks what has come meanwhile: one of them may have made lists for some milliseconds.
+const TASKS: u32 = 16;
 /// Time for what still blocks a thread after the end.
 const LAST_WORK: Duration = Duration::from_secs(2);
 
@@ -50,7 +51,7 @@ pub struct Server {
     address: SocketAddr,
     tls: Option<TlsAcceptor>,
     certificate: Option<CertificateFiles>,
-    router: Router,
+    front: Front,
     app: Arc<AppState>,
     swapper: Swapper<Engine>,
 }
@@ -107,10 +108,10 @@ impl Server {
             refused: None,
             complaint: None,
         };
-        let router = http::router(&app, Arc::new(gate), tls.is_some());
+        let front = http::front(&app, Arc::new(gate), tls.is_some());
         let listener = socket.listen(BACKLOG).map_err(|error| Error::input(format!("can't listen: {error}")))?;
         let address = listener.local_addr().map_err(|error| Error::Internal(error.to_string()))?;
-        Ok(Self { listener, address, tls, certificate, router, app, swapper })
+        Ok(Self { listener, address, tls, certificate, front, app, swapper })
     }
 
     /// The address, with the port that was taken.
@@ -134,7 +135,7 @@ impl Server {
     /// # Errors
     /// [`Error::Internal`] if the last work failed.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
-        let Self { listener, tls, certificate, router, app, swapper, .. } = self;
+        let Self { listener, tls, certificate, front, app, swapper, .. } = self;
         let (end, ended) = watch::channel(false);
         let swapping = tokio::spawn(swapper.run(ended.clone()));
         if let Some(files) = certificate {
@@ -150,7 +151,7 @@ impl Server {
             tokio::time::sleep(notice).await;
         };
         app.set_ready(true);
-        connections::serve(listener, tls, router, &limits, Arc::clone(&app.stats), stopped).await;
+        connections::serve(listener, tls, front, &limits, Arc::clone(&app.stats), stopped).await;
         end.send_replace(true);
         // A bundle that is being opened is not wanted any more.
         swapping.abort();
@@ -193,7 +194,8 @@ async fn keep_up(app: Arc<AppState>, mut ended: watch::Receiver<bool>) {
 }
 
 fn runtime() -> Result<Runtime> {
-    let built = Builder::new_multi_thread().enable_all().thread_name("http").build();
+    let mut builder = Builder::new_multi_thread();
+    let built = builder.enable_all().thread_name("http").event_interval(TASKS).build();
     built.map_err(|error| Error::Internal(format!("no runtime: {error}")))
 }
 
@@ -451,6 +453,44 @@ mod tests {
         let again = world.start();
         let list = json(again.address(), "/v1/users/nobody/recommendations");
         assert!(list["source"] == "personal" && !shown(&list).contains(&first), "{list}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_list_is_the_same_whichever_way_its_request_goes() {
+        for setting in ["engine.short_us=1000000", "engine.short_us=0"] {
+            let mut world = World::new();
+            world.turn(&bundle(Which::First));
+            world.settings.push(setting.to_owned());
+            let server = world.start();
+            // An escape leaves a request to the router.
+            let both = |query: &str| {
+                ["u0", "%750"].map(|user| {
+                    let path = format!("/v1/users/{user}/recommendations?{query}");
+                    let mut stream = std::net::TcpStream::connect(server.address()).unwrap();
+                    let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+                    stream.write_all(head.as_bytes()).unwrap();
+                    let mut answer = String::new();
+                    stream.read_to_string(&mut answer).unwrap();
+                    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+                    let mut lines: Vec<String> = head.lines().map(str::to_owned).collect();
+                    // The order of headers means nothing, and a second may have passed.
+                    lines.retain(|line| !line.starts_with("date:"));
+                    lines.sort_unstable();
+                    let mut body: Value = serde_json::from_str(body).unwrap();
+                    body["request_id"] = Value::Null;
+                    (lines, body)
+                })
+            };
+            for query in
+                ["", "k=5", "k=5&&exclude_seen=false", "explain=true&k=3", "k=0", "k=many", "limit", "filter=genre=x"]
+            {
+                let [short, routed] = both(query);
+                assert_eq!(short, routed, "{query}");
+            }
+            let status = json(server.address(), "/v1/status");
+            assert_eq!(status["requests_total"], 16, "{status}");
+        }
     }
 
     #[cfg(unix)]

@@ -162,6 +162,8 @@ pub struct Engine {
     /// Unit vectors of the items, made when somebody first asks what is alike.
     directions: OnceLock<Result<ExactIndex, String>>,
     filters: Mutex<FilterCache>,
+    /// What a list takes, as the self-check measured it.
+    list_cost: OnceLock<Duration>,
     data_until_ms: i64,
 }
 
@@ -257,6 +259,7 @@ impl Engine {
             groups,
             directions: OnceLock::new(),
             filters: Mutex::new(FilterCache::new(options.filter_cache)),
+            list_cost: OnceLock::new(),
         })
     }
 
@@ -268,6 +271,11 @@ impl Engine {
     /// The items: ids, names, features.
     pub fn items(&self) -> &FeatureTable {
         &self.items
+    }
+
+    /// What a list with the live tower takes on this machine at best; nothing before the self-check, or where there is nobody to try it on.
+    pub fn list_cost(&self) -> Option<Duration> {
+        self.list_cost.get().copied()
     }
 
     /// The row of a user.

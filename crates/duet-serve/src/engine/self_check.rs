@@ -1,8 +1,11 @@
 //! Whether a bundle may serve: its live tower against the vectors it was published with, and its lists.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use duet_core::{Error, Result, UserIdx};
+use duet_core::{Error, ItemIdx, Result, UserIdx};
 use duet_train::embedding_pass::UserEmbedder;
 
 use super::Engine;
@@ -16,10 +19,12 @@ use crate::{
 const TOLERANCE: f32 = 1e-4;
 /// Items asked for.
 const K: usize = 10;
+/// Lists that are timed.
+const TIMED: usize = 8;
 
 impl Engine {
     /// Computes the vectors of some users live and compares them with the bundle's, then asks for their lists, and for those of somebody
-    /// unknown: full, finite, each item once.
+    /// unknown: full, finite, each item once. Times some of them, for [`Engine::list_cost`].
     ///
     /// # Errors
     /// [`Error::Data`] saying what is wrong; no user is named.
@@ -47,26 +52,31 @@ impl Engine {
                 }
             }
         }
-        self.check_lists(&sample).map_err(failed)
+        // What a database holds says nothing about the bundle.
+        let mut worker = Worker::alone(Arc::clone(self));
+        self.check_lists(&mut worker, &sample).map_err(failed)?;
+        if let Some(cost) = self.time_lists(&mut worker, &sample) {
+            self.list_cost.get_or_init(|| cost);
+        }
+        Ok(())
     }
 
-    fn check_lists(self: &Arc<Self>, users: &[UserIdx]) -> std::result::Result<(), String> {
-        let variant = Arc::new(Variant { name: "self-check".to_owned(), recommender: Arm::TwoTower, rerank: false });
-        let request = |row: Option<UserIdx>| ListRequest {
-            listener: Listener::Known { id: String::new(), row, live: Vec::new() },
-            k: K,
-            exclude_seen: true,
-            filter: None,
-            conditions: Vec::new(),
-            explain: false,
-            variant: Arc::clone(&variant),
-            rerank_time: RerankTime::default(),
-            now_ms: 0,
+    /// The time of the fastest of some lists, for listeners who just played something: a machine that is busy elsewhere makes some slower.
+    fn time_lists(&self, worker: &mut Worker, users: &[UserIdx]) -> Option<Duration> {
+        let time = |&user: &UserIdx| {
+            let live = self.history(user).last().copied().into_iter().collect();
+            let request = request(Some(user), live);
+            let started = Instant::now();
+            worker.answer(std::slice::from_ref(&request));
+            started.elapsed()
         };
+        users.iter().take(TIMED).map(time).min()
+    }
+
+    fn check_lists(&self, worker: &mut Worker, users: &[UserIdx]) -> std::result::Result<(), String> {
         let rows: Vec<Option<UserIdx>> = users.iter().copied().map(Some).chain([None]).collect();
-        let requests: Vec<ListRequest> = rows.iter().map(|&row| request(row)).collect();
-        // What a database holds says nothing about the bundle.
-        let answers = Worker::alone(Arc::clone(self)).answer(&requests);
+        let requests: Vec<ListRequest> = rows.iter().map(|&row| request(row, Vec::new())).collect();
+        let answers = worker.answer(&requests);
         for (row, answer) in rows.iter().zip(answers) {
             if let Some(word) = answer.degraded.first() {
                 return Err(format!("a list came out as {word}"));
@@ -86,6 +96,21 @@ impl Engine {
             }
         }
         Ok(())
+    }
+}
+
+fn request(row: Option<UserIdx>, live: Vec<ItemIdx>) -> ListRequest {
+    let variant = Variant { name: "self-check".to_owned(), recommender: Arm::TwoTower, rerank: false };
+    ListRequest {
+        listener: Listener::Known { id: String::new(), row, live },
+        k: K,
+        exclude_seen: true,
+        filter: None,
+        conditions: Vec::new(),
+        explain: false,
+        variant: Arc::new(variant),
+        rerank_time: RerankTime::default(),
+        now_ms: 0,
     }
 }
 
@@ -113,7 +138,11 @@ mod tests {
     #[test]
     fn a_sound_bundle_passes() {
         for which in [Which::First, Which::Second, Which::Ivf] {
-            Arc::new(built(which)).self_check().unwrap();
+            let engine = Arc::new(built(which));
+            assert_eq!(engine.list_cost(), None);
+            engine.self_check().unwrap();
+            let cost = engine.list_cost().unwrap();
+            assert!(cost > Duration::ZERO && cost < Duration::from_secs(10), "{cost:?}");
         }
     }
 

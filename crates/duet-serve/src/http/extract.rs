@@ -33,24 +33,28 @@ impl<S: Send + Sync> FromRequestParts<S> for QueryPairs {
     }
 }
 
-impl QueryPairs {
-    /// Gives every pair to `take`, which says whether it knows the key.
-    ///
-    /// # Errors
-    /// [`ApiError::bad_request`] listing the `valid` keys where it does not; those of `take`.
-    pub(crate) fn read(
-        self,
-        valid: &[&str],
-        mut take: impl FnMut(&str, String) -> Result<bool, ApiError>,
-    ) -> Result<(), ApiError> {
-        for (key, value) in self.0 {
-            if !take(&key, value)? {
-                let valid = valid.join(", ");
-                return Err(ApiError::bad_request(format!("unknown query key {key:?}; valid: {valid}")));
-            }
+/// The pairs of a query in which nothing is escaped, as [`QueryPairs`] has them.
+pub(crate) fn plain_pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
+    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+/// Gives every pair of a query to `take`, which says whether it knows the key.
+///
+/// # Errors
+/// [`ApiError::bad_request`] listing the `valid` keys where it does not; those of `take`.
+pub(crate) fn read_pairs<Text: AsRef<str>>(
+    pairs: impl IntoIterator<Item = (Text, Text)>,
+    valid: &[&str],
+    mut take: impl FnMut(&str, Text) -> Result<bool, ApiError>,
+) -> Result<(), ApiError> {
+    for (key, value) in pairs {
+        let key = key.as_ref();
+        if !take(key, value)? {
+            let valid = valid.join(", ");
+            return Err(ApiError::bad_request(format!("unknown query key {key:?}; valid: {valid}")));
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// A value of a query as a number.
@@ -97,18 +101,24 @@ mod tests {
         assert!(status == 400 && body.contains(r#""error_type":"bad_request""#), "{body}");
     }
 
+    #[tokio::test]
+    async fn a_plain_query_is_read_as_any_other() {
+        for query in ["", "k=1", "k=1&&filter=genre=x&", "&k", "=1&k=", "a:b~c=d/e?f"] {
+            let pairs: Vec<(&str, &str)> = plain_pairs(query).collect();
+            assert_eq!(ask(&format!("/a?{query}")).await, (200, format!("a {pairs:?}")), "{query}");
+        }
+    }
+
     #[test]
     fn keys_and_numbers_are_named() {
-        let pairs = || QueryPairs(vec![("k".to_owned(), "5".to_owned()), ("what".to_owned(), "1".to_owned())]);
         let mut k = 0;
-        let error = pairs()
-            .read(&["k", "kind"], |key, value| {
-                if key == "k" {
-                    k = whole_number(key, &value)?;
-                }
-                Ok(key == "k")
-            })
-            .unwrap_err();
+        let error = read_pairs([("k", "5"), ("what", "1")], &["k", "kind"], |key, value| {
+            if key == "k" {
+                k = whole_number(key, value)?;
+            }
+            Ok(key == "k")
+        })
+        .unwrap_err();
         assert_eq!((k, error.message()), (5, "unknown query key \"what\"; valid: k, kind"));
         assert_eq!(whole_number("k", "-5").unwrap_err().message(), "k: \"-5\" is not a whole number");
         assert_eq!((up_to("k", 1, 3).unwrap(), up_to("k", 3, 3).unwrap()), (1, 3));

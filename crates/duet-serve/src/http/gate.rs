@@ -11,7 +11,7 @@ use std::{
 use axum::{
     body::{Body, Bytes, HttpBody},
     extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State},
-    http::{HeaderMap, HeaderValue, header::WWW_AUTHENTICATE},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header::WWW_AUTHENTICATE},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -22,7 +22,7 @@ use super::{
     auth::{Caller, Keys, Scope},
     error::{ApiError, ErrorType},
 };
-use crate::{config::LimitsConfig, stats::Stats};
+use crate::{arrival::Arrived, config::LimitsConfig, stats::Stats};
 
 /// Bytes beyond the limit that are read and thrown away, so that a caller who sends first and reads then gets to see the answer.
 const LINGER: usize = 1 << 20;
@@ -55,18 +55,37 @@ impl Gate {
         places.try_acquire().map_err(|_| ApiError::overloaded())
     }
 
+    /// Who asks for `scope`, if they may.
+    fn caller(&self, headers: &HeaderMap, scope: Scope) -> Result<Caller, ApiError> {
+        if is_of_another_site(headers) {
+            return Err(ApiError::forbidden("a page of another origin can't ask this service"));
+        }
+        match &self.keys {
+            Some(keys) => keys.admit(headers, scope),
+            None => Ok(Caller::default()),
+        }
+    }
+
+    /// A place among those under way for whoever asks for the list of a listener, if they may.
+    pub(crate) fn admit_list(&self, headers: &HeaderMap, user_id: &str) -> Result<SemaphorePermit<'_>, ApiError> {
+        self.caller(headers, Scope::Lists)?.check_user(user_id)?;
+        self.place(false)
+    }
+
+    /// Counts an answer to a request that came at that time.
+    pub(crate) fn answered(&self, method: &Method, route: &str, status: StatusCode, arrived: Instant) {
+        let elapsed = arrived.elapsed();
+        self.stats.request(route, status, elapsed);
+        // The pattern of the path and not the path: that would name the listener.
+        tracing::debug!(%method, route, status = status.as_u16(), micros = elapsed.as_micros() as u64, "answered");
+    }
+
     /// The request with its whole body, and its place among those under way.
     async fn admit(&self, route: &str, request: Request) -> Result<(Request, Option<SemaphorePermit<'_>>), ApiError> {
         // What everybody may see is answered at any load: a balancer that asks must be told.
         let Some(scope) = Scope::of_route(route) else { return Ok((request, None)) };
         let (mut parts, body) = request.into_parts();
-        if is_of_another_site(&parts.headers) {
-            return Err(ApiError::forbidden("a page of another origin can't ask this service"));
-        }
-        let caller = match &self.keys {
-            Some(keys) => keys.admit(&parts.headers, scope)?,
-            None => Caller::default(),
-        };
+        let caller = self.caller(&parts.headers, scope)?;
         if route.starts_with("/v1/users/") {
             let parameters = RawPathParams::from_request_parts(&mut parts, &()).await;
             let parameters = parameters.map_err(|error| ApiError::bad_request(error.to_string()))?;
@@ -74,7 +93,7 @@ impl Gate {
                 caller.check_user(user_id)?;
             }
         }
-        let has_body = parts.method != axum::http::Method::GET && !body.is_end_stream();
+        let has_body = parts.method != Method::GET && !body.is_end_stream();
         let place = match scope {
             Scope::Operate => None,
             Scope::Lists | Scope::Events => Some(self.place(has_body)?),
@@ -124,24 +143,24 @@ fn is_of_another_site(headers: &HeaderMap) -> bool {
 
 /// The gate as a layer of matched routes.
 pub(crate) async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
-    let started = Instant::now();
+    let arrived = request.extensions().get::<Arrived>().map_or_else(Instant::now, |arrived| arrived.0);
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("", MatchedPath::as_str);
     let method = request.method().clone();
     let response = match gate.admit(route, request).await {
         Ok((request, _place)) => next.run(request).await,
-        Err(error) => {
-            let challenge = error.error_type() == ErrorType::Unauthorized;
-            let mut response = error.into_response();
-            if challenge {
-                response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            response
-        }
+        Err(error) => refusal(error),
     };
-    let elapsed = started.elapsed();
-    gate.stats.request(route, response.status(), elapsed);
-    // The pattern of the path and not the path: that would name the listener.
-    tracing::debug!(%method, route, status = response.status().as_u16(), micros = elapsed.as_micros() as u64, "answered");
+    gate.answered(&method, route, response.status(), arrived);
+    response
+}
+
+/// What a request is told that is not let in.
+pub(crate) fn refusal(error: ApiError) -> Response {
+    let is_challenge = error.error_type() == ErrorType::Unauthorized;
+    let mut response = error.into_response();
+    if is_challenge {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     response
 }

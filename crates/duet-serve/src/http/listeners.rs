@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::{
     error::{ApiError, ErrorBody},
-    extract::{QueryPairs, up_to, whole_number},
+    extract::{QueryPairs, read_pairs, up_to, whole_number},
 };
 use crate::app::AppState;
 
@@ -59,7 +59,7 @@ pub async fn get_listeners(
 
 fn read(query: QueryPairs) -> Result<(String, usize), ApiError> {
     let (mut begin, mut limit) = (String::new(), DEFAULT_LIMIT);
-    query.read(&QUERY_KEYS, |key, value| {
+    read_pairs(query.0, &QUERY_KEYS, |key, value| {
         match key {
             "query" => begin = value,
             "limit" => limit = up_to(key, whole_number(key, &value)?, MAX_LIMIT)?,

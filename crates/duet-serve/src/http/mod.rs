@@ -4,6 +4,7 @@ pub mod auth;
 pub mod error;
 pub mod events;
 pub mod extract;
+pub(crate) mod front;
 pub(crate) mod gate;
 pub(crate) mod headers;
 pub mod health;
@@ -20,18 +21,22 @@ use std::{any::Any, sync::Arc};
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, Request},
+    extract::DefaultBodyLimit,
     http::{
         StatusCode,
         header::{ALLOW, CONTENT_TYPE},
     },
-    middleware::{self, Next},
+    middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use self::{error::ApiError, gate::Gate};
+use self::{
+    error::ApiError,
+    front::{Front, ShortWay},
+    gate::Gate,
+};
 use crate::app::AppState;
 
 /// The longest sentence of a library that is passed on.
@@ -46,7 +51,7 @@ pub fn list_routes() -> Router<Arc<AppState>> {
 }
 
 /// Every route of the service, behind the gate.
-pub(crate) fn router(app: &Arc<AppState>, gate: Arc<Gate>, tls: bool) -> Router {
+pub(crate) fn front(app: &Arc<AppState>, gate: Arc<Gate>, tls: bool) -> Front {
     let routes = list_routes()
         .route("/v1/events", post(events::post_events))
         .route("/v1/status", get(status::get_status))
@@ -57,21 +62,18 @@ pub(crate) fn router(app: &Arc<AppState>, gate: Arc<Gate>, tls: bool) -> Router 
         .merge(page::routes(app.config.page.enabled))
         .with_state(Arc::clone(app))
         .merge(openapi::routes());
-    finished(routes, gate, tls)
+    let short_way = ShortWay::new(Arc::clone(app), Arc::clone(&gate));
+    Front::new(finished(routes, gate), Some(short_way), tls)
 }
 
-/// Puts the gate before the routes, and what makes every answer one of ours around them.
-pub(crate) fn finished(routes: Router, gate: Arc<Gate>, tls: bool) -> Router {
-    let wide = middleware::from_fn(move |request: Request, next: Next| async move {
-        headers::secured(worded(next.run(request).await).await, tls)
-    });
+/// Puts the gate before the routes, and what makes an answer of a bug around them.
+pub(crate) fn finished(routes: Router, gate: Arc<Gate>) -> Router {
     routes
         // The gate has the limit of bodies; that of the library would cut it down to 2 MB.
         .route_layer(DefaultBodyLimit::disable())
         .route_layer(CatchPanicLayer::custom(panicked))
         .route_layer(middleware::from_fn_with_state(gate, gate::pass))
         .fallback(|| async { ApiError::not_found("there is no such route; /openapi.json lists them") })
-        .layer(wide)
 }
 
 /// A bug is an answer too, and the connection and all others go on.

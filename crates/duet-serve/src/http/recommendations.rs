@@ -15,11 +15,12 @@ use utoipa::ToSchema;
 use super::{
     auth::Caller,
     error::{ApiError, ErrorBody},
-    extract::{PathId, QueryPairs, up_to, whole_number},
+    extract::{PathId, QueryPairs, read_pairs, up_to, whole_number},
     list_body::{ItemTexts, ListBody, ListText, ListTexts, ListsBody, RequestId},
 };
 use crate::{
     app::AppState,
+    arrival::Arrived,
     config::ServeConfig,
     dispatch::{DispatchError, Make},
     engine::Engine,
@@ -33,6 +34,8 @@ use crate::{
 const QUERY_KEYS: [&str; 5] = ["k", "kind", "exclude_seen", "filter", "explain"];
 /// The kind of item that a bundle's model knows.
 const ARTIST: &str = "artist";
+/// The longest list that is short in the making: the index is tuned for no more.
+const SHORT_K: usize = 100;
 /// The longest id of a user or an artist.
 const MOST_ID_BYTES: usize = 512;
 
@@ -111,30 +114,53 @@ enum Who {
 )]
 pub async fn get_recommendations(
     State(app): State<Arc<AppState>>,
+    arrived: Option<Extension<Arrived>>,
     PathId(user_id): PathId,
-    query: QueryPairs,
+    QueryPairs(pairs): QueryPairs,
 ) -> Result<Response, ApiError> {
-    let entry = BatchEntry { user_id: Some(user_id), ..from_query(query)? };
-    let asked = Arc::new(checked(&app, entry, &RerankTime::default())?);
+    let entry = BatchEntry { user_id: Some(user_id), ..from_query(pairs)? };
+    list(&app, entry, arrived.map_or_else(Instant::now, |Extension(arrived)| arrived.0)).await
+}
+
+/// The list that a request asks for whose bytes had come at that time.
+pub(super) async fn list(app: &Arc<AppState>, entry: BatchEntry, arrived: Instant) -> Result<Response, ApiError> {
+    let asked = Arc::new(checked(app, entry, &RerankTime::default())?);
     if app.config.lists.precomputed_first {
         let engine = app.slot.load_full();
-        if let Some(answer) = precomputed(&app, &engine, &asked).await {
-            return told(&app, &engine, &asked, answer).response();
+        if let Some(answer) = precomputed(app, &engine, &asked).await {
+            return told(app, &engine, &asked, answer).response();
         }
     }
-    let (engine, answer) = match app.dispatcher.submit(make(&app, &asked), deadline(&app, 1)).await {
+    let (make, deadline) = (make(app, &asked), deadline(app, 1));
+    let made = if is_short(app, &asked) {
+        app.dispatcher.submit_short(make, arrived, deadline).await
+    } else {
+        app.dispatcher.submit(make, deadline).await
+    };
+    let (engine, answer) = match made {
         Ok((engine, answer)) => {
-            let answer = instead(&app, &engine, &asked, answer).await;
+            let answer = instead(app, &engine, &asked, answer).await;
             (engine, answer)
         }
         Err(DispatchError::Expired) => {
             let engine = app.slot.load_full();
-            let answer = late(&app, &engine, &asked).await?;
+            let answer = late(app, &engine, &asked).await?;
             (engine, answer)
         }
         Err(error) => return Err(refused(error)),
     };
-    told(&app, &engine, &asked, answer).response()
+    told(app, &engine, &asked, answer).response()
+}
+
+/// Whether a list may be made among the connections: nothing about it takes longer than about all lists.
+fn is_short(app: &AppState, asked: &Asked) -> bool {
+    let Asked { k, filter, explain, variant, .. } = asked;
+    *k <= SHORT_K
+        && filter.is_empty()
+        && !explain
+        && variant.recommender == Arm::TwoTower
+        && !variant.rerank
+        && app.dispatcher.makes_short_lists()
 }
 
 /// Recommendations for several listeners, or for histories without a name. All lists come from one bundle.
@@ -213,19 +239,23 @@ fn at_index(at: usize, error: &ApiError) -> ApiError {
 }
 
 /// What a query says, as an entry of a batch would.
-fn from_query(query: QueryPairs) -> Result<BatchEntry, ApiError> {
+pub(super) fn from_query<Text>(pairs: impl IntoIterator<Item = (Text, Text)>) -> Result<BatchEntry, ApiError>
+where
+    Text: AsRef<str> + Into<String>,
+{
     let mut entry = BatchEntry::default();
-    query.read(&QUERY_KEYS, |key, value| {
-        let boolean = || match value.as_str() {
+    read_pairs(pairs, &QUERY_KEYS, |key, text| {
+        let value = text.as_ref();
+        let boolean = || match value {
             "true" => Ok(true),
             "false" => Ok(false),
             _ => Err(ApiError::bad_request(format!("{key}: {value:?} is neither true nor false"))),
         };
         match key {
-            "k" => entry.k = Some(whole_number(key, &value)?),
-            "kind" => entry.kind = Some(value),
+            "k" => entry.k = Some(whole_number(key, value)?),
+            "kind" => entry.kind = Some(text.into()),
             "exclude_seen" => entry.exclude_seen = Some(boolean()?),
-            "filter" => entry.filter.push(value),
+            "filter" => entry.filter.push(text.into()),
             "explain" => entry.explain = boolean()?,
             _ => return Ok(false),
         }
@@ -434,8 +464,7 @@ mod tests {
     use super::*;
 
     fn entry(query: &[(&str, &str)]) -> Result<BatchEntry, ApiError> {
-        let pairs = query.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        from_query(QueryPairs(pairs))
+        from_query(query.iter().copied())
     }
 
     #[test]

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::{
     error::{ApiError, ErrorBody},
-    extract::{PathId, QueryPairs, up_to, whole_number},
+    extract::{PathId, QueryPairs, read_pairs, up_to, whole_number},
     list_body::ListedItem,
 };
 use crate::app::AppState;
@@ -45,11 +45,11 @@ pub struct SimilarBody {
 pub async fn similar_artists(
     State(app): State<Arc<AppState>>,
     PathId(id): PathId,
-    query: QueryPairs,
+    QueryPairs(pairs): QueryPairs,
 ) -> Result<Json<SimilarBody>, ApiError> {
     let lists = &app.config.lists;
     let mut k = lists.default_k;
-    query.read(&["k"], |key, value| {
+    read_pairs(pairs, &["k"], |key, value| {
         let known = key == "k";
         if known {
             k = whole_number(key, &value)?;

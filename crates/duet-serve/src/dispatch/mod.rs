@@ -1,31 +1,38 @@
-//! Between the connections and the engine: a bounded queue, and threads that empty it.
+//! Between the connections and the engine: who makes a list, and who is refused.
 //!
-//! * What does not fit is refused at once ([`DispatchError::Full`]): by the length of the queue, and earlier, when what waits would
-//!   take more than a tenth of the deadline at the pace of the last requests. Whoever is let in is answered fast.
-//! * A thread takes what waits, up to `engine.max_batch` lists, and answers it on one engine: the one in the slot at that moment. A new
-//!   bundle is taken up between two batches.
+//! * **Short lists** ([`Dispatcher::submit_short`]) are made by the thread that read their request. A thread of its own for the work means
+//!   two ways from thread to thread and two sleepers to be woken for each request, and where cores are few the work, the connections and
+//!   their clients take turns on them; that costs more than a short list does. So that requests which come together still share a batch,
+//!   each waits in a queue until everything else that is ready was read, and then whoever is first takes what has gathered.
+//! * **All others** ([`Dispatcher::submit_all`]) wait for threads of the dispatcher, so that the connections go on meanwhile: submissions of several
+//!   lists, and lists that are long in the making. A thread takes what waits, up to `engine.max_batch` lists.
+//! * What does not fit is refused at once ([`DispatchError::Full`]); `admission.rs` says what fits. Whoever is let in is answered fast.
+//! * A batch is answered on one engine: the one in the slot at that moment. A new bundle is taken up between two batches.
 //! * A submission of many lists is answered half a batch at a time, and goes to the end of the queue after each: who asks for one list is
 //!   answered with the next half. All its lists are of one engine: where another has taken over meanwhile, it begins anew.
 //! * What waited beyond its deadline is not worked on any more ([`DispatchError::Expired`]).
 //! * A panic ends no thread: the worker is made anew, and the requests of that batch are tried one by one. Only what panics again is
 //!   answered without the towers, and only what panics even then has no answer.
-//!
-//! Work is done by few threads rather than many tasks: two batches on one core would only take turns.
+
+mod admission;
+mod batch;
+mod queue;
 
 use std::{
-    collections::VecDeque,
+    cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
+use self::{
+    admission::Admission,
+    queue::{Job, Next, Queue, Reply},
+};
 use crate::{
     config::{EngineConfig, LimitsConfig},
     engine::Engine,
@@ -43,14 +50,10 @@ pub type Make = Box<dyn Fn(&Engine) -> Result<ListRequest, ApiError> + Send>;
 /// Lists of one submission and the engine they were made on.
 pub type Answered = (Arc<Engine>, Vec<Answer>);
 
-/// The part of the deadline that a request may be expected to wait when it comes.
-const WAIT_SHARE: u32 = 10;
 /// An idle thread looks for a new engine this often, so that it does not keep an old one in memory.
 const IDLE: Duration = Duration::from_secs(1);
-/// What is told of a list whose making panicked.
-const TOWER_FAILED: &str = "tower_failed";
-/// How much a batch moves the pace: one part in eight.
-const PACE_SHIFT: u32 = 3;
+/// How long a thread that has connections to look after makes lists at a stretch, about.
+const STRETCH: Duration = Duration::from_millis(2);
 
 /// Why there is no list.
 #[derive(Debug)]
@@ -65,67 +68,20 @@ pub enum DispatchError {
     Bad(ApiError),
 }
 
-struct Job {
-    makes: Vec<Make>,
-    deadline: Instant,
-    reply: oneshot::Sender<Result<Answered, DispatchError>>,
-    /// What is answered of a long submission: its first lists.
-    begun: Option<Answered>,
-}
-
-impl Job {
-    /// Requests without an answer.
-    fn left(&self) -> usize {
-        self.makes.len() - self.answered()
-    }
-
-    fn answered(&self) -> usize {
-        self.begun.as_ref().map_or(0, |(_, answers)| answers.len())
-    }
-}
-
-#[derive(Default)]
-struct Queue {
-    jobs: VecDeque<Job>,
-    /// Requests in `jobs`.
-    requests: usize,
-    /// Those of them that are answered before what comes now: of each job a piece at most.
-    ahead: usize,
-    is_closed: bool,
-}
-
-impl Queue {
-    fn push(&mut self, job: Job, piece: usize) {
-        self.requests += job.left();
-        self.ahead += job.left().min(piece);
-        self.jobs.push_back(job);
-    }
-
-    fn pop(&mut self, piece: usize) -> Option<Job> {
-        let job = self.jobs.pop_front()?;
-        self.requests -= job.left();
-        self.ahead -= job.left().min(piece);
-        Some(job)
-    }
-}
-
 struct Shared {
     slot: Arc<Slot>,
-    queue: Mutex<Queue>,
-    arrival: Condvar,
-    /// As `queue.requests`, to be read without the lock.
-    depth: AtomicUsize,
-    /// Nanoseconds a request took lately, on one thread.
-    pace: AtomicU64,
+    /// What the threads of the dispatcher make.
+    queue: Queue,
+    /// What those who ask make.
+    short: Queue,
+    /// Workers for those who ask: one for each thread that makes lists at the same time.
+    spare: Mutex<Vec<Worker>>,
+    short_under: Duration,
     workers: usize,
     max_batch: usize,
-    /// Requests of one job that are answered at once; the rest of a batch is for others.
-    piece: usize,
-    capacity: usize,
-    most_wait: Duration,
 }
 
-/// The queue and its threads.
+/// The queues and the threads.
 pub struct Dispatcher {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -140,22 +96,23 @@ impl std::fmt::Debug for Dispatcher {
 impl Dispatcher {
     /// Starts the threads.
     pub fn start(slot: Arc<Slot>, config: &EngineConfig, limits: &LimitsConfig) -> Self {
-        let workers = match config.workers {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            workers => workers,
-        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = if config.workers == 0 { cores } else { config.workers };
         let max_batch = config.max_batch.max(1);
+        let deadline = Duration::from_millis(limits.deadline_ms);
+        let queue = |threads| {
+            let admission = Admission::new(threads, max_batch, limits.queue, deadline);
+            Queue::new(admission, max_batch.div_ceil(2))
+        };
         let shared = Arc::new(Shared {
             slot,
-            queue: Mutex::default(),
-            arrival: Condvar::new(),
-            depth: AtomicUsize::new(0),
-            pace: AtomicU64::new(0),
+            queue: queue(workers),
+            // The runtime has a thread a core.
+            short: queue(cores),
+            spare: Mutex::default(),
+            short_under: Duration::from_micros(config.short_us),
             workers,
             max_batch,
-            piece: max_batch.div_ceil(2),
-            capacity: limits.queue.max(1),
-            most_wait: Duration::from_millis(limits.deadline_ms) / WAIT_SHARE,
         });
         let spawn = |number: usize| {
             let shared = Arc::clone(&shared);
@@ -169,14 +126,52 @@ impl Dispatcher {
         Self { shared, threads: Mutex::new(threads) }
     }
 
+    /// Whether the lists of the engine that serves now are short: they take less than `engine.short_us`, and no database is asked for them.
+    pub fn makes_short_lists(&self) -> bool {
+        let engine = self.shared.slot.load();
+        engine.retriever.is_none() && engine.list_cost().unwrap_or_default() < self.shared.short_under
+    }
+
+    /// Whether a request for a short list that arrived then would be let in now.
+    pub fn has_room(&self, arrived: Instant) -> bool {
+        self.shared.short.has_room(arrived)
+    }
+
+    /// Waits for a list that is short in the making, or makes it; `arrived` is when the bytes of its request had come.
+    ///
+    /// # Errors
+    /// [`DispatchError`]
+    pub async fn submit_short(
+        &self,
+        make: Make,
+        arrived: Instant,
+        deadline: Instant,
+    ) -> Result<(Arc<Engine>, Answer), DispatchError> {
+        let (reply, mut answer) = oneshot::channel();
+        self.shared.short.push(Job { makes: vec![make], arrived, deadline, reply, begun: None })?;
+        loop {
+            // What else is ready is read before this goes on.
+            tokio::task::yield_now().await;
+            if let Some(answer) = there(&mut answer) {
+                return answer.and_then(single);
+            }
+            if !self.shared.make_short() {
+                break;
+            }
+            if let Some(answer) = there(&mut answer) {
+                return answer.and_then(single);
+            }
+        }
+        // Another thread has it in hand.
+        wait(answer, deadline).await.and_then(single)
+    }
+
     /// Waits for a list.
     ///
     /// # Errors
     /// [`DispatchError`]
     pub async fn submit(&self, make: Make, deadline: Instant) -> Result<(Arc<Engine>, Answer), DispatchError> {
-        let (engine, answers) = self.submit_all(vec![make], deadline).await?;
-        // One list a request; were there none, it would be as if nobody had answered.
-        answers.into_iter().next().map(|answer| (engine, answer)).ok_or(DispatchError::Closed)
+        self.submit_all(vec![make], deadline).await.and_then(single)
     }
 
     /// Waits for several lists, all made on one engine.
@@ -185,17 +180,14 @@ impl Dispatcher {
     /// [`DispatchError`]; one bad request is the failure of all.
     pub async fn submit_all(&self, makes: Vec<Make>, deadline: Instant) -> Result<Answered, DispatchError> {
         let (reply, answer) = oneshot::channel();
-        self.shared.push(Job { makes, deadline, reply, begun: None })?;
-        match tokio::time::timeout_at(deadline.into(), answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(DispatchError::Closed),
-            Err(_) => Err(DispatchError::Expired),
-        }
+        self.shared.queue.push(Job { makes, arrived: Instant::now(), deadline, reply, begun: None })?;
+        self.shared.queue.wake();
+        wait(answer, deadline).await
     }
 
     /// Requests that wait.
     pub fn depth(&self) -> usize {
-        self.shared.depth.load(Ordering::Relaxed)
+        self.shared.queue.depth() + self.shared.short.depth()
     }
 
     /// How many threads answer.
@@ -205,8 +197,9 @@ impl Dispatcher {
 
     /// Takes nothing more, answers what waits, and ends the threads.
     pub fn close_and_drain(&self) {
-        self.shared.lock().is_closed = true;
-        self.shared.arrival.notify_all();
+        self.shared.short.close();
+        self.shared.queue.close();
+        while self.shared.make_short() {}
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         // What a job holds may be the last thing that holds this: a thread can't wait for itself.
         let me = std::thread::current().id();
@@ -224,210 +217,117 @@ impl Drop for Dispatcher {
     }
 }
 
+/// One list a request; were there none, it would be as if nobody had answered.
+fn single((engine, answers): Answered) -> Result<(Arc<Engine>, Answer), DispatchError> {
+    answers.into_iter().next().map(|answer| (engine, answer)).ok_or(DispatchError::Closed)
+}
+
+/// The answer, if it is there.
+fn there(answer: &mut oneshot::Receiver<Reply>) -> Option<Reply> {
+    match answer.try_recv() {
+        Ok(answer) => Some(answer),
+        Err(TryRecvError::Empty) => None,
+        Err(TryRecvError::Closed) => Some(Err(DispatchError::Closed)),
+    }
+}
+
+async fn wait(answer: oneshot::Receiver<Reply>, deadline: Instant) -> Reply {
+    match tokio::time::timeout_at(deadline.into(), answer).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err(DispatchError::Closed),
+        Err(_) => Err(DispatchError::Expired),
+    }
+}
+
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn push(&self, job: Job) -> Result<(), DispatchError> {
-        let count = job.makes.len();
-        let queue = self.lock();
-        if queue.is_closed {
-            return Err(DispatchError::Closed);
-        }
-        // A submission larger than the queue is let in alone: it could never come otherwise.
-        let has_room = queue.requests + count <= self.capacity || queue.requests == 0;
-        if !has_room || self.is_too_long(queue.ahead) {
-            return Err(DispatchError::Full);
-        }
-        self.enqueue(queue, job);
-        Ok(())
-    }
-
-    fn enqueue(&self, mut queue: MutexGuard<'_, Queue>, job: Job) {
-        queue.push(job, self.piece);
-        self.depth.store(queue.requests, Ordering::Relaxed);
-        drop(queue);
-        self.arrival.notify_one();
-    }
-
-    /// Whether what comes before would take too long at the pace of late. What the threads can take up at once never does.
-    fn is_too_long(&self, waiting: usize) -> bool {
-        if waiting < self.workers * self.max_batch {
-            return false;
-        }
-        let pace = Duration::from_nanos(self.pace.load(Ordering::Relaxed));
-        pace.saturating_mul(u32::try_from(waiting).unwrap_or(u32::MAX)) / self.workers as u32 > self.most_wait
-    }
-
     /// A thread's life.
     fn work(&self) {
-        // Searches and towers share their work out by rayon. In a pool of this thread alone they stay here: handing a millisecond's
-        // work to other threads and waiting for it costs as much as doing it, and all cores have a thread of ours already.
-        if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build() {
-            tracing::warn!(%error, "lists are made in the common thread pool");
-        }
+        stay_on_this_thread();
         let mut worker: Option<Worker> = None;
         loop {
-            let jobs = match self.next_batch() {
+            let jobs = match self.queue.wait(self.max_batch, IDLE) {
                 Next::Jobs(jobs) => jobs,
-                Next::Idle if worker.is_some() => Vec::new(),
-                Next::Idle => continue,
+                Next::Idle => {
+                    self.drop_old_spares();
+                    match worker {
+                        Some(_) => Vec::new(),
+                        None => continue,
+                    }
+                }
                 Next::Closed => return,
             };
-            let before = worker.take();
-            let turn = catch_unwind(AssertUnwindSafe(|| self.turn(before, jobs)));
-            worker = turn.inspect_err(|_| tracing::error!("no worker could be made; the thread goes on")).ok();
+            worker = self.turn(&self.queue, worker.take(), jobs);
         }
     }
 
-    /// Answers jobs, if there are any, with a worker on the engine of the moment.
-    fn turn(&self, before: Option<Worker>, jobs: Vec<Job>) -> Worker {
-        let engine = self.slot.load_full();
-        let mut worker = match before {
-            Some(worker) if Arc::ptr_eq(worker.engine(), &engine) => worker,
-            _ => Worker::new(Arc::clone(&engine)),
-        };
-        let started = Instant::now();
-        let (answered, unfinished) = answer_jobs(&engine, &mut worker, jobs, (self.piece, self.max_batch));
-        self.note_pace(started.elapsed(), answered);
-        // Let in already: they wait for their turn whatever else does, and after a stop too.
-        unfinished.into_iter().for_each(|job| self.enqueue(self.lock(), job));
-        worker
+    /// Makes short lists for as long as a thread with connections may; false if none waited.
+    fn make_short(&self) -> bool {
+        let pace = self.short.pace().max(Duration::from_nanos(1));
+        let stretch = usize::try_from(STRETCH.as_nanos() / pace.as_nanos()).unwrap_or(usize::MAX);
+        let jobs = self.short.take(stretch.clamp(1, self.max_batch));
+        if jobs.is_empty() {
+            return false;
+        }
+        stay_on_this_thread();
+        let worker = self.spares().pop();
+        let worker = self.turn(&self.short, worker, jobs);
+        self.spares().extend(worker);
+        true
     }
 
-    fn next_batch(&self) -> Next {
-        let mut queue = self.lock();
-        if queue.jobs.is_empty() && !queue.is_closed {
-            queue = self.arrival.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        if queue.jobs.is_empty() {
-            return if queue.is_closed { Next::Closed } else { Next::Idle };
-        }
-        let (mut jobs, mut requests) = (Vec::new(), 0);
-        while let Some(job) = queue.pop(self.piece) {
-            requests += job.left().min(self.piece);
-            jobs.push(job);
-            let next = queue.jobs.front().map_or(0, |job| job.left().min(self.piece));
-            if requests + next > self.max_batch {
-                break;
-            }
-        }
-        self.depth.store(queue.requests, Ordering::Relaxed);
-        Next::Jobs(jobs)
+    /// Answers jobs, if there are any, with a worker on the engine of the moment; nothing if no worker could be made.
+    fn turn(&self, queue: &Queue, before: Option<Worker>, jobs: Vec<Job>) -> Option<Worker> {
+        let turn = catch_unwind(AssertUnwindSafe(|| {
+            let engine = self.slot.load_full();
+            let mut worker = match before {
+                Some(worker) if Arc::ptr_eq(worker.engine(), &engine) => worker,
+                _ => Worker::new(Arc::clone(&engine)),
+            };
+            let started = Instant::now();
+            let sizes = (queue.piece(), self.max_batch);
+            let (answered, unfinished) = batch::answer_jobs(&engine, &mut worker, jobs, sizes);
+            queue.note_pace(started.elapsed(), answered);
+            unfinished.into_iter().for_each(|job| queue.put_back(job));
+            worker
+        }));
+        turn.inspect_err(|_| tracing::error!("no worker could be made; the thread goes on")).ok()
     }
 
-    fn note_pace(&self, took: Duration, requests: usize) {
-        if requests == 0 {
-            return;
-        }
-        let now = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX) / requests as u64;
-        let before = self.pace.load(Ordering::Relaxed);
-        let pace = if before == 0 { now } else { before - (before >> PACE_SHIFT) + (now >> PACE_SHIFT) };
-        // Two threads may write over each other: it is an estimate.
-        self.pace.store(pace, Ordering::Relaxed);
+    fn spares(&self) -> MutexGuard<'_, Vec<Worker>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of spare workers on an engine that serves no more.
+    fn drop_old_spares(&self) {
+        let serving = self.slot.load_full();
+        let is_old = |worker: &mut Worker| !Arc::ptr_eq(worker.engine(), &serving);
+        // Dropped outside the lock: it takes a while.
+        let old: Vec<Worker> = self.spares().extract_if(.., is_old).collect();
+        drop(old);
     }
 }
 
-enum Next {
-    Jobs(Vec<Job>),
-    Idle,
-    Closed,
-}
-
-/// Answers a piece of every job, a batch at a time; returns how many requests were worked on, and the jobs that have more.
-fn answer_jobs(
-    engine: &Arc<Engine>,
-    worker: &mut Worker,
-    jobs: Vec<Job>,
-    (piece, max_batch): (usize, usize),
-) -> (usize, Vec<Job>) {
-    let now = Instant::now();
-    let mut waiting = Vec::with_capacity(jobs.len());
-    let mut requests = Vec::new();
-    for mut job in jobs {
-        if job.reply.is_closed() {
-            continue;
-        }
-        if now >= job.deadline {
-            // Whoever went away needs no answer.
-            let _ = job.reply.send(Err(DispatchError::Expired));
-            continue;
-        }
-        if job.begun.as_ref().is_some_and(|(other, _)| !Arc::ptr_eq(other, engine)) {
-            job.begun = None;
-        }
-        let made = catch_unwind(AssertUnwindSafe(|| {
-            let makes = job.makes.iter().skip(job.answered()).take(piece);
-            makes.map(|make| make(engine)).collect::<Result<Vec<ListRequest>, ApiError>>()
-        }))
-        .unwrap_or_else(|_| Err(ApiError::internal("making a request panicked")));
-        match made {
-            Ok(made) => {
-                waiting.push((job, made.len()));
-                requests.extend(made);
-            }
-            Err(error) => {
-                let _ = job.reply.send(Err(DispatchError::Bad(error)));
-            }
-        }
+/// Searches and towers share their work out by rayon. In a pool of this thread alone they stay here: handing a millisecond's work to other
+/// threads and waiting for it costs as much as doing it, and all cores have a thread of ours already.
+fn stay_on_this_thread() {
+    thread_local! {
+        static STAYS: Cell<bool> = const { Cell::new(false) };
     }
-    let mut answers = Vec::with_capacity(requests.len());
-    for batch in requests.chunks(max_batch) {
-        answers.extend(answer_batch(engine, worker, batch));
+    if STAYS.replace(true) || rayon::current_thread_index().is_some() {
+        return;
     }
-    let mut answers = answers.into_iter();
-    let mut unfinished = Vec::new();
-    for (mut job, count) in waiting {
-        // Taken first and looked at then: a job that fails must not leave its answers to the next one.
-        let of_job: Vec<Option<Answer>> = answers.by_ref().take(count).collect();
-        let Some(whole) = of_job.into_iter().collect::<Option<Vec<Answer>>>() else {
-            let error = ApiError::internal("a list panicked, and so did what stands for it");
-            let _ = job.reply.send(Err(DispatchError::Bad(error)));
-            continue;
-        };
-        let (of, mut answered) = job.begun.take().unwrap_or_else(|| (Arc::clone(engine), Vec::new()));
-        answered.extend(whole);
-        if answered.len() == job.makes.len() {
-            let _ = job.reply.send(Ok((of, answered)));
-        } else {
-            job.begun = Some((of, answered));
-            unfinished.push(job);
-        }
+    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build() {
+        tracing::warn!(%error, "lists are made in the common thread pool");
     }
-    (requests.len(), unfinished)
-}
-
-/// Nothing for a request that panics with the towers and without.
-fn answer_batch(engine: &Arc<Engine>, worker: &mut Worker, batch: &[ListRequest]) -> Vec<Option<Answer>> {
-    if let Some(answers) = answer_whole(engine, worker, batch) {
-        return answers.into_iter().map(Some).collect();
-    }
-    let without_towers =
-        |request: &ListRequest| catch_unwind(AssertUnwindSafe(|| engine.fallback(request, TOWER_FAILED))).ok();
-    let one = |request: &ListRequest| {
-        let answers = if batch.len() > 1 { answer_whole(engine, worker, std::slice::from_ref(request)) } else { None };
-        answers.and_then(|mut answers| answers.pop()).or_else(|| without_towers(request))
-    };
-    batch.iter().map(one).collect()
-}
-
-/// Nothing if it panics or an answer is missing; the worker is a new one then.
-fn answer_whole(engine: &Arc<Engine>, worker: &mut Worker, batch: &[ListRequest]) -> Option<Vec<Answer>> {
-    let answers = catch_unwind(AssertUnwindSafe(|| worker.answer(batch)));
-    match answers {
-        Ok(answers) if answers.len() == batch.len() => return Some(answers),
-        Ok(_) => tracing::error!("fewer answers than requests"),
-        Err(_) => tracing::error!("a worker panicked and is made anew"),
-    }
-    *worker = Worker::new(Arc::clone(engine));
-    None
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    };
 
     use duet_core::{ItemIdx, UserIdx};
     use duet_retrieval::{Query, Recommender, Scored};
@@ -571,7 +471,7 @@ mod tests {
         let under_way = tokio::spawn(async move { other.submit(first, soon()).await });
         is_begun.recv().unwrap();
         // At this pace nobody may wait for more than a batch.
-        dispatcher.shared.pace.store(1_000_000_000, Ordering::Relaxed);
+        dispatcher.shared.queue.note_pace(Duration::from_secs(1), 1);
         let submit = |makes: Vec<Make>| {
             let dispatcher = Arc::clone(&dispatcher);
             tokio::spawn(async move { dispatcher.submit_all(makes, soon()).await })
@@ -589,8 +489,7 @@ mod tests {
         under_way.await.unwrap().unwrap();
         assert_eq!(short.await.unwrap().unwrap().1.len(), 1);
         assert_eq!(long.await.unwrap().unwrap().1.len(), 50);
-        let queue = dispatcher.shared.lock();
-        assert_eq!((queue.requests, queue.ahead), (0, 0));
+        assert_eq!(dispatcher.depth(), 0);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
