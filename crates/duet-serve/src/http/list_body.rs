@@ -1,7 +1,7 @@
 //! What a list looks like to its reader, and how it is written.
 //!
 //! The bodies with texts of their own ([`ListBody`] and what it holds) are for whoever reads an answer, and for the schema. An answer is
-//! written in one pass from what it is made of ([`ListText`]): ids and names are those of the bundle, and none is copied on the way.
+//! written in one pass from what it is made of (`ListText`): ids and names are those of the bundle, and none is copied on the way.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
