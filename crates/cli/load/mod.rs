@@ -58,7 +58,7 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = values::positive)]
     connections: usize,
     /// The service's process, where it is on this machine: its memory is told before, after a tenth of the time and at the end.
-    #[arg(long, value_name = "PID")]
+    #[arg(long, value_name = "PID", value_parser = soak::process)]
     pid: Option<u32>,
     /// A key for the service.
     #[arg(long, value_name = "KEY", env = "DUET_API_KEY", hide_env_values = true)]

@@ -75,6 +75,11 @@ impl Soak {
     }
 }
 
+/// The id of a process; whether there is one is for the system to say.
+pub(super) fn process(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "expected the id of a process: a whole number, as ps tells it".to_owned())
+}
+
 fn resident(pid: u32) -> Option<usize> {
     memory::of_process(&pid.to_string(), "VmRSS:")
 }
@@ -99,6 +104,14 @@ mod tests {
         assert!(memory.start > 0 && memory.growth() >= 32 << 20, "{memory:?} with {} bytes more", ballast.len());
         let error = Soak::start(u32::MAX, Duration::from_secs(1)).unwrap_err().to_string();
         assert!(error.contains("--pid 4294967295"), "{error}");
+    }
+
+    #[test]
+    fn a_process_has_a_number() {
+        assert_eq!(process("4711"), Ok(4711));
+        for bad in ["abc", "", "-1", "1.5", "4294967296"] {
+            assert!(process(bad).unwrap_err().contains("id of a process"), "{bad}");
+        }
     }
 
     #[tokio::test]

@@ -94,11 +94,6 @@ impl LiveHistories {
         self.note_in(&self.read, user_key, event);
     }
 
-    /// Notes an event of a user that has come, given by the model's id; does nothing if it does not [count](counts).
-    pub fn record(&self, user: &str, event: &Event) {
-        self.record_in(&self.came, user, event);
-    }
-
     fn note_in(&self, order: &AtomicI64, user_key: Option<&UserKey>, event: &Event) {
         match user_key {
             // Most events are impressions: nothing is hashed for them.
@@ -248,6 +243,11 @@ mod tests {
         event(EventType::Click, ItemKind::Artist, item, at_ms)
     }
 
+    /// Notes an event that has come, under the id that is given.
+    fn record(histories: &LiveHistories, user: &str, event: &Event) {
+        histories.record_in(&histories.came, user, event);
+    }
+
     fn since(histories: &LiveHistories, user: &str, after_ms: i64) -> Vec<String> {
         histories.since(user, after_ms).iter().map(|item| item.to_string()).collect()
     }
@@ -260,7 +260,7 @@ mod tests {
             for event_type in EventType::ALL {
                 at_ms += 1;
                 let item = format!("{}-{}", item_kind.as_str(), event_type.as_str());
-                histories.record("u", &event(event_type, item_kind, &item, at_ms));
+                record(&histories, "u", &event(event_type, item_kind, &item, at_ms));
             }
         }
         assert_eq!(since(&histories, "u", -1), ["artist-click", "artist-follow"]);
@@ -273,7 +273,7 @@ mod tests {
     fn an_artist_counts_once_a_day_at_its_earliest() {
         let histories = LiveHistories::new(10, 10);
         for (item, at_ms) in [("a", 500), ("b", 600), ("a", 700), ("b", 100), ("a", DAY_MS), ("c", 500)] {
-            histories.record("u", &click(item, at_ms));
+            record(&histories, "u", &click(item, at_ms));
         }
         assert_eq!(since(&histories, "u", -1), ["b", "a", "c", "a"]);
         assert_eq!(since(&histories, "u", 100), ["a", "c", "a"]);
@@ -285,13 +285,13 @@ mod tests {
     fn the_least_recently_active_user_is_dropped() {
         let histories = LiveHistories::new(2, 10);
         for user in ["u1", "u2", "u1", "u3"] {
-            histories.record(user, &click("a", 1));
+            record(&histories, user, &click("a", 1));
         }
         assert_eq!(histories.users(), 2);
         let known = ["u1", "u2", "u3"].map(|user| !histories.since(user, 0).is_empty());
         assert_eq!(known, [true, false, true]);
         let none = LiveHistories::new(0, 10);
-        none.record("u1", &click("a", 1));
+        record(&none, "u1", &click("a", 1));
         assert_eq!(none.users(), 0);
     }
 
@@ -301,8 +301,8 @@ mod tests {
         let read = |user: &str, item: &str, at_ms| {
             histories.note_read(None, &Event { user_id: user.into(), ..click(item, at_ms) });
         };
-        histories.record("u1", &click("a", 10));
-        histories.record("u2", &click("b", 20));
+        record(&histories, "u1", &click("a", 10));
+        record(&histories, "u2", &click("b", 20));
         for (user, item, at_ms) in [("u1", "a", 10), ("u3", "c", 30), ("u1", "older", 5)] {
             read(user, item, at_ms);
         }
@@ -312,7 +312,7 @@ mod tests {
         );
         assert!(since(&histories, "u3", -1).is_empty());
         // Reading again is no activity: u1 is still the one who was active longest ago, and makes room.
-        histories.record("u4", &click("d", 40));
+        record(&histories, "u4", &click("d", 40));
         let known = ["u1", "u2", "u4"].map(|user| !since(&histories, user, -1).is_empty());
         assert_eq!(known, [false, true, true]);
         // Where there is room, what is read is kept, and goes before what came.
@@ -320,7 +320,7 @@ mod tests {
         for user in ["u1", "u2", "u3"] {
             histories.note_read(None, &Event { user_id: user.into(), ..click("a", 1) });
         }
-        histories.record("u4", &click("a", 1));
+        record(&histories, "u4", &click("a", 1));
         let known = ["u1", "u2", "u3", "u4"].map(|user| !since(&histories, user, -1).is_empty());
         assert_eq!(known, [false, false, true, true]);
     }
@@ -330,7 +330,7 @@ mod tests {
         let histories = LiveHistories::new(4_096, 3);
         for event in 0..200_000_i64 {
             // Ten in a row of each user, so that histories are full.
-            histories.record(&format!("u{}", event / 10), &click(&format!("never-seen-{event}"), event));
+            record(&histories, &format!("u{}", event / 10), &click(&format!("never-seen-{event}"), event));
         }
         assert!((3_000..=4_096).contains(&histories.users()), "{}", histories.users());
         let names = histories.names.0.read().unwrap().names.len();
@@ -352,7 +352,7 @@ mod tests {
             let events: Vec<(usize, i64)> =
                 events.into_iter().map(|(item, at_ms)| (item, at_ms - at_ms % 8 + item as i64)).collect();
             for (item, at_ms) in &events {
-                histories.record("u", &click(&item.to_string(), *at_ms));
+                record(&histories, "u", &click(&item.to_string(), *at_ms));
             }
             let mut earliest: BTreeMap<(usize, i64), i64> = BTreeMap::new();
             for (item, at_ms) in &events {

@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use metrics::{Counter, Histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use crate::request::Source;
+use crate::{http::recommendations::LIST_ROUTE, request::Source};
 
 /// Upper edges of all histograms, in seconds: a factor of about 2, finer where the service should be.
 const EDGES: [f64; 20] = [
@@ -22,7 +22,7 @@ const EDGES: [f64; 20] = [
 
 /// The routes by which requests are counted; the last stands for all others.
 const ROUTES: [&str; 9] = [
-    "/v1/users/{id}/recommendations",
+    LIST_ROUTE,
     "/v1/recommendations",
     "/v1/events",
     "/v1/artists/{id}/similar",
@@ -88,10 +88,8 @@ impl Meters {
 
     /// Counts a list.
     pub(crate) fn list(&self, source: Source) {
-        if let Some(lists) = Source::ALL.iter().position(|known| *known == source).and_then(|at| self.lists.get(at)) {
-            let counter = || metrics::counter!("duet_lists_total", "source" => source.as_str());
-            lists.get_or_init(counter).increment(1);
-        }
+        let counter = || metrics::counter!("duet_lists_total", "source" => source.as_str());
+        self.lists[source.index()].get_or_init(counter).increment(1);
     }
 
     /// Counts a request or a connection that was turned away.
@@ -166,6 +164,7 @@ fn describe() {
     describe_counter!("duet_degraded_total", "Lists from which something fell away, by what it was.");
     describe_counter!("duet_events_total", "Events accepted, by type.");
     describe_counter!("duet_swaps_total", "Bundles opened while serving, by outcome.");
+    describe_counter!("duet_certificates_total", "New certificates read while serving, by outcome.");
     describe_gauge!("duet_queue_depth", "Requests waiting for a thread.");
     describe_gauge!("duet_connections", "Open connections.");
     describe_gauge!("duet_uptime_seconds", "Time since the start.");

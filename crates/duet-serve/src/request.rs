@@ -51,7 +51,7 @@ impl Listener {
     }
 }
 
-/// What all lists that were asked for together have taken of a re-ranker's time.
+/// What all lists that were asked for together have taken of a re-ranker's time, on one engine.
 #[derive(Debug, Clone, Default)]
 pub struct RerankTime(Arc<AtomicU64>);
 
@@ -84,7 +84,7 @@ pub struct ListRequest {
     pub explain: bool,
     /// By which recommender.
     pub variant: Arc<Variant>,
-    /// Shared by the lists of a batch.
+    /// Shared by the lists of a submission: the dispatcher gives it.
     pub rerank_time: RerankTime,
     /// The time, milliseconds since 1970 UTC.
     pub now_ms: i64,
@@ -110,6 +110,11 @@ impl Source {
     /// Every source.
     pub const ALL: [Self; 5] =
         [Self::Personal, Self::Precomputed, Self::SegmentTrending, Self::Trending, Self::Baseline];
+
+    /// The place in [`Source::ALL`].
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
 
     /// The name in answers, logs and measurements.
     pub fn as_str(self) -> &'static str {
@@ -152,4 +157,16 @@ pub struct Reason {
     pub item: ItemIdx,
     /// Its share of everything that spoke for the listed item, above 0 and at most 1.
     pub share: f32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_source_knows_its_place() {
+        for (at, source) in Source::ALL.into_iter().enumerate() {
+            assert_eq!(source.index(), at, "{source:?}");
+        }
+    }
 }

@@ -29,7 +29,7 @@ use chrono::{DateTime, SecondsFormat};
 use duet_core::{Error, Result};
 use duet_data::accounts::UserKey;
 use fs_err as fs;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::{
     clock::Clock,
@@ -90,34 +90,7 @@ pub struct ServedList<'a> {
     pub scores: Vec<f32>,
 }
 
-/// A line of the log, for those who read it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ServedLine {
-    /// When: RFC 3339, UTC, with milliseconds.
-    pub ts: String,
-    /// As in the answer.
-    pub request_id: String,
-    /// Pseudonym; none for anonymous lists.
-    pub user: Option<String>,
-    /// Name of the variant.
-    pub variant: String,
-    /// The bundle it was made from.
-    pub bundle: String,
-    /// `artist` or `song`.
-    pub kind: String,
-    /// Where the list came from.
-    pub source: String,
-    /// What fell away.
-    pub degraded: Vec<String>,
-    /// The length that was asked for.
-    pub k: usize,
-    /// Ids of the items by position.
-    pub items: Vec<String>,
-    /// Their scores.
-    pub scores: Vec<f32>,
-}
-
-/// A [`ServedLine`] as it is written.
+/// A line of the log.
 #[derive(Serialize)]
 struct LineText<'a> {
     ts: &'a str,
@@ -379,8 +352,27 @@ mod tests {
         time::Instant,
     };
 
+    use serde::Deserialize;
+
     use super::*;
     use crate::segments::{closed_segments, tests::BadDisk};
+
+    /// A line as whoever reads the log finds it.
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct ServedLine {
+        ts: String,
+        request_id: String,
+        user: Option<String>,
+        variant: String,
+        bundle: String,
+        kind: String,
+        source: String,
+        degraded: Vec<String>,
+        k: usize,
+        items: Vec<String>,
+        scores: Vec<f32>,
+    }
 
     fn config(dir: &Path) -> ServedLogConfig {
         ServedLogConfig { dir: dir.to_str().unwrap().to_owned(), segment_mib: 64, segment_minutes: 60 }
@@ -434,6 +426,8 @@ mod tests {
         assert_eq!(first.ts, "2025-11-25T06:00:00.123Z");
         assert_eq!((&first.items, &first.scores), (&vec!["a\"1".to_owned(), "a2".into()], &vec![1.5, -0.25]));
         assert_eq!((first.k, first.degraded.as_slice()), (3, ["deadline".to_owned()].as_slice()));
+        let names = [&first.variant, &first.bundle, &first.kind, &first.source];
+        assert_eq!(names, ["control", "b-00000001", "artist", "personal"]);
     }
 
     #[test]

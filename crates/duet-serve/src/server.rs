@@ -300,15 +300,20 @@ impl Drop for ServerHandle {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use std::io::{Read, Write};
+    use std::{
+        io::{Read, Write},
+        time::Instant,
+    };
 
+    use duet_core::ItemIdx;
+    use duet_retrieval::Scored;
+    use futures::FutureExt;
     use serde_json::Value;
 
     use super::*;
-    use duet_core::ItemIdx;
-    use duet_retrieval::Scored;
-
     use crate::{
+        dispatch::Make,
+        http::error::ApiError,
         precomputed::{ListsWriter, bundle_id},
         small_bundle::{ITEMS, Which, bundle},
         tls::tests::{Trusting, file},
@@ -363,16 +368,20 @@ mod tests {
     }
 
     fn ask_with(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+        let headers = format!("{headers}content-length: {}\r\n", body.len());
+        let (head, body) = exchange(address, &format!("{method} {path}"), &headers, body);
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body)
+    }
+
+    /// Head and body of the answer on a connection of its own; `line` is method and path.
+    fn exchange(address: SocketAddr, line: &str, headers: &str, body: &str) -> (String, String) {
         let mut stream = std::net::TcpStream::connect(address).unwrap();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n",
-            body.len()
-        );
+        let head = format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
         stream.write_all((head + body).as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+        (head.to_owned(), body.to_owned())
     }
 
     fn json(address: SocketAddr, path: &str) -> Value {
@@ -388,7 +397,7 @@ mod tests {
 
     /// Waits until a condition holds; a test must not hang.
     fn eventually(holds: impl Fn() -> bool) {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         while !holds() {
             assert!(started.elapsed() < Duration::from_secs(20), "it never held");
             std::thread::sleep(Duration::from_millis(5));
@@ -466,18 +475,13 @@ mod tests {
             // An escape leaves a request to the router.
             let both = |query: &str| {
                 ["u0", "%750"].map(|user| {
-                    let path = format!("/v1/users/{user}/recommendations?{query}");
-                    let mut stream = std::net::TcpStream::connect(server.address()).unwrap();
-                    let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-                    stream.write_all(head.as_bytes()).unwrap();
-                    let mut answer = String::new();
-                    stream.read_to_string(&mut answer).unwrap();
-                    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+                    let line = format!("GET /v1/users/{user}/recommendations?{query}");
+                    let (head, body) = exchange(server.address(), &line, "", "");
                     let mut lines: Vec<String> = head.lines().map(str::to_owned).collect();
                     // The order of headers means nothing, and a second may have passed.
                     lines.retain(|line| !line.starts_with("date:"));
                     lines.sort_unstable();
-                    let mut body: Value = serde_json::from_str(body).unwrap();
+                    let mut body: Value = serde_json::from_str(&body).unwrap();
                     body["request_id"] = Value::Null;
                     (lines, body)
                 })
@@ -491,6 +495,28 @@ mod tests {
             let status = json(server.address(), "/v1/status");
             assert_eq!(status["requests_total"], 16, "{status}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_queue_of_short_lists_that_is_full_keeps_out_those_alone_and_is_empty_once_their_callers_left() {
+        let mut world = World::new();
+        world.turn(&bundle(Which::First));
+        world.settings.extend(["engine.short_us=1000000", "limits.queue=2"].map(str::to_owned));
+        let server = world.start();
+        let ask = |query: &str| ask(server.address(), "GET", &format!("/v1/users/u0/recommendations?{query}"), "").0;
+        // Put into the queue at the first poll, and made by whoever polls again.
+        let short = || {
+            let make: Make = Box::new(|_| Err(ApiError::overloaded()));
+            let now = Instant::now();
+            let mut list = Box::pin(server.app().dispatcher.submit_short(make, now, now + Duration::from_secs(60)));
+            assert!(list.as_mut().now_or_never().is_none());
+            list
+        };
+        let waiting = [short(), short()];
+        assert_eq!(["", "k=5", "explain=true", "filter=genre=rock"].map(ask), [503, 503, 200, 200]);
+        drop(waiting);
+        assert_eq!(["", "k=5"].map(ask), [200, 200]);
     }
 
     #[cfg(unix)]

@@ -75,10 +75,7 @@ impl Stats {
 
     /// Counts a list that is about to be shown.
     pub fn list(&self, answer: &Answer) {
-        let place = Source::ALL.iter().position(|source| *source == answer.source);
-        if let Some(counter) = place.and_then(|place| self.sources.get(place)) {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
+        self.sources[answer.source.index()].fetch_add(1, Ordering::Relaxed);
         self.meters.list(answer.source);
         if !answer.degraded.is_empty() {
             self.degraded.fetch_add(1, Ordering::Relaxed);

@@ -8,7 +8,7 @@ use duet_train::embedding_pass::UserEmbedder;
 use crate::{
     engine::Engine,
     request::{Answer, ListRequest},
-    stages::{self, Draft, rerank::RerankThread, retriever::TableThread, user_vector::Towers},
+    stages::{self, Draft, rerank::LazyThread, retriever::TableThread, user_vector::Towers},
 };
 
 /// Answers requests on one engine; made once a thread, for it holds working memory as large as the item table has rows.
@@ -16,7 +16,7 @@ use crate::{
 pub struct Worker {
     engine: Arc<Engine>,
     towers: Towers,
-    reranking: Option<RerankThread>,
+    reranking: LazyThread,
     /// Where candidates are looked for before the bundle's own index.
     table: Option<TableThread>,
 }
@@ -31,11 +31,7 @@ impl Worker {
     /// The same with nothing but the bundle: candidates are those of its own index.
     pub(crate) fn alone(engine: Arc<Engine>) -> Self {
         let towers = UserEmbedder::new(Arc::clone(&engine.model));
-        let reranking = engine.reranker.as_ref().and_then(|reranker| {
-            let thread = RerankThread::start(Arc::clone(reranker));
-            thread.inspect_err(|error| tracing::error!(%error, "lists go on without the re-ranker")).ok()
-        });
-        Self { engine, towers, reranking, table: None }
+        Self { engine, towers, reranking: LazyThread::default(), table: None }
     }
 
     /// The engine that answers.
@@ -51,7 +47,7 @@ impl Worker {
         stages::user_vector::run(engine, &mut self.towers, &mut drafts);
         stages::candidates::run(engine, self.table.as_mut(), &mut drafts);
         stages::filters::run(engine, &mut drafts);
-        stages::rerank::run(engine, self.reranking.as_mut(), &mut drafts);
+        stages::rerank::run(engine, &mut self.reranking, &mut drafts);
         stages::diversity::run(engine, &mut drafts);
         stages::answer::run(engine, Some(&mut self.towers), &mut drafts);
         drafts.into_iter().map(Draft::finish).collect()

@@ -11,11 +11,9 @@ use crate::{
     engine::Engine,
     http::error::ApiError,
     request::{Answer, ListRequest},
+    stages::user_vector::TOWER_FAILED,
     worker::Worker,
 };
-
-/// What is told of a list whose making panicked.
-const TOWER_FAILED: &str = "tower_failed";
 
 /// Answers a piece of every job, a batch at a time; returns how many requests were worked on, and the jobs that have more.
 pub(super) fn answer_jobs(
@@ -37,11 +35,13 @@ pub(super) fn answer_jobs(
             continue;
         }
         if job.begun.as_ref().is_some_and(|(other, _)| !Arc::ptr_eq(other, engine)) {
-            job.begun = None;
+            job.begin_anew();
         }
         let made = catch_unwind(AssertUnwindSafe(|| {
             let makes = job.makes.iter().skip(job.answered()).take(piece);
-            makes.map(|make| make(engine)).collect::<Result<Vec<ListRequest>, ApiError>>()
+            // The lists of a job share the time of a re-ranker, in all its pieces.
+            let timed = |request: ListRequest| ListRequest { rerank_time: job.rerank_time.clone(), ..request };
+            makes.map(|make| make(engine).map(timed)).collect::<Result<Vec<ListRequest>, ApiError>>()
         }))
         .unwrap_or_else(|_| Err(ApiError::internal("making a request panicked")));
         match made {
@@ -104,4 +104,70 @@ fn answer_whole(engine: &Arc<Engine>, worker: &mut Worker, batch: &[ListRequest]
     }
     *worker = Worker::new(Arc::clone(engine));
     None
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::time::Duration;
+
+    use duet_core::{Result, UserIdx};
+    use duet_retrieval::Scored;
+    use duet_train::reranker::RerankListener;
+
+    use super::*;
+    use crate::{
+        dispatch::Make,
+        engine::EngineOptions,
+        small_bundle::{Which, bundle, known, request, variant},
+        stages::rerank::Rerank,
+        variants::Arm,
+    };
+
+    const BUDGET: Duration = Duration::from_secs(60);
+
+    /// Leaves the order as it is.
+    struct Content;
+
+    impl Rerank for Content {
+        fn rerank(&self, _listener: &RerankListener<'_>, candidates: &[Scored]) -> Result<Vec<Scored>> {
+            Ok(candidates.to_vec())
+        }
+    }
+
+    fn engine() -> Arc<Engine> {
+        let options = EngineOptions { rerank_budget: BUDGET, ..EngineOptions::default() };
+        let mut engine = Engine::build(&bundle(Which::First), &options).unwrap();
+        engine.reranker = Some(Arc::new(Content));
+        Arc::new(engine)
+    }
+
+    #[test]
+    fn a_submission_that_begins_anew_has_the_whole_time_of_the_re_ranker() {
+        let make = || -> Make {
+            Box::new(|_| Ok(ListRequest { variant: variant(Arm::TwoTower, true), ..request(known(UserIdx(0), &[3])) }))
+        };
+        let now = Instant::now();
+        let (job, _answer) = Job::new((0..7).map(|_| make()).collect(), now, now + BUDGET);
+        // A piece on an engine: what its lists say, and the job again.
+        let turn = |engine: &Arc<Engine>, job: Job| {
+            let (count, mut unfinished) = answer_jobs(engine, &mut Worker::new(Arc::clone(engine)), vec![job], (2, 4));
+            assert_eq!(count, 2);
+            let job = unfinished.pop().unwrap();
+            let (_, answers) = job.begun.as_ref().unwrap();
+            let of_piece = answers[answers.len() - 2..].iter();
+            let words: Vec<Vec<&'static str>> = of_piece.map(|answer| answer.degraded.clone()).collect();
+            (words, job)
+        };
+        let nothing: Vec<Vec<&str>> = vec![Vec::new(); 2];
+        let engines = [engine(), engine()];
+        let (words, job) = turn(&engines[0], job);
+        assert_eq!(words, nothing);
+        assert!(job.rerank_time.taken() > Duration::ZERO);
+        job.rerank_time.add(BUDGET);
+        let (words, job) = turn(&engines[0], job);
+        assert_eq!(words, [["reranker_budget"]; 2], "the next piece has no time of its own");
+        let (words, job) = turn(&engines[1], job);
+        assert_eq!((words, job.answered()), (nothing, 2));
+    }
 }

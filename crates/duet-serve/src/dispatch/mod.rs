@@ -9,7 +9,8 @@
 //! * What does not fit is refused at once ([`DispatchError::Full`]); `admission.rs` says what fits. Whoever is let in is answered fast.
 //! * A batch is answered on one engine: the one in the slot at that moment. A new bundle is taken up between two batches.
 //! * A submission of many lists is answered half a batch at a time, and goes to the end of the queue after each: who asks for one list is
-//!   answered with the next half. All its lists are of one engine: where another has taken over meanwhile, it begins anew.
+//!   answered with the next half. All its lists are of one engine: where another has taken over meanwhile, it begins anew. They share the
+//!   time of a re-ranker, too.
 //! * What waited beyond its deadline is not worked on any more ([`DispatchError::Expired`]).
 //! * A panic ends no thread: the worker is made anew, and the requests of that batch are tried one by one. Only what panics again is
 //!   answered without the towers, and only what panics even then has no answer.
@@ -45,6 +46,7 @@ use crate::{
 pub type Slot = ArcSwap<Engine>;
 
 /// Makes a request on the engine that will answer it: ids become rows there and nowhere else. Called anew for an engine that takes over.
+/// The time of a re-ranker is the submission's, whatever the request says of it.
 pub type Make = Box<dyn Fn(&Engine) -> Result<ListRequest, ApiError> + Send>;
 
 /// Lists of one submission and the engine they were made on.
@@ -147,8 +149,8 @@ impl Dispatcher {
         arrived: Instant,
         deadline: Instant,
     ) -> Result<(Arc<Engine>, Answer), DispatchError> {
-        let (reply, mut answer) = oneshot::channel();
-        self.shared.short.push(Job { makes: vec![make], arrived, deadline, reply, begun: None })?;
+        let (job, mut answer) = Job::new(vec![make], arrived, deadline);
+        self.shared.short.push(job)?;
         loop {
             // What else is ready is read before this goes on.
             tokio::task::yield_now().await;
@@ -166,21 +168,31 @@ impl Dispatcher {
         wait(answer, deadline).await.and_then(single)
     }
 
-    /// Waits for a list.
+    /// Waits for a list; `arrived` is when the bytes of its request had come.
     ///
     /// # Errors
     /// [`DispatchError`]
-    pub async fn submit(&self, make: Make, deadline: Instant) -> Result<(Arc<Engine>, Answer), DispatchError> {
-        self.submit_all(vec![make], deadline).await.and_then(single)
+    pub async fn submit(
+        &self,
+        make: Make,
+        arrived: Instant,
+        deadline: Instant,
+    ) -> Result<(Arc<Engine>, Answer), DispatchError> {
+        self.submit_all(vec![make], arrived, deadline).await.and_then(single)
     }
 
-    /// Waits for several lists, all made on one engine.
+    /// Waits for several lists, all made on one engine; `arrived` is when their request was there.
     ///
     /// # Errors
     /// [`DispatchError`]; one bad request is the failure of all.
-    pub async fn submit_all(&self, makes: Vec<Make>, deadline: Instant) -> Result<Answered, DispatchError> {
-        let (reply, answer) = oneshot::channel();
-        self.shared.queue.push(Job { makes, arrived: Instant::now(), deadline, reply, begun: None })?;
+    pub async fn submit_all(
+        &self,
+        makes: Vec<Make>,
+        arrived: Instant,
+        deadline: Instant,
+    ) -> Result<Answered, DispatchError> {
+        let (job, answer) = Job::new(makes, arrived, deadline);
+        self.shared.queue.push(job)?;
         self.shared.queue.wake();
         wait(answer, deadline).await
     }
@@ -331,6 +343,7 @@ mod tests {
 
     use duet_core::{ItemIdx, UserIdx};
     use duet_retrieval::{Query, Recommender, Scored};
+    use futures::FutureExt;
 
     use super::*;
     use crate::{
@@ -345,12 +358,12 @@ mod tests {
         Engine::open(&bundle(which), &EngineOptions::default()).unwrap()
     }
 
-    fn dispatcher(engine: Arc<Engine>, workers: usize, max_batch: usize, queue: usize) -> (Arc<Slot>, Dispatcher) {
+    fn dispatcher(engine: Arc<Engine>, workers: usize, max_batch: usize, queue: usize) -> (Arc<Slot>, Arc<Dispatcher>) {
         let ServeConfig { engine: config, limits, .. } = ServeConfig::resolve(&[], &[]).unwrap();
         let slot = Arc::new(Slot::new(engine));
         let config = EngineConfig { workers, max_batch, ..config };
         let dispatcher = Dispatcher::start(Arc::clone(&slot), &config, &LimitsConfig { queue, ..limits });
-        (slot, dispatcher)
+        (slot, Arc::new(dispatcher))
     }
 
     fn soon() -> Instant {
@@ -373,51 +386,88 @@ mod tests {
         (make, is_begun, go)
     }
 
+    /// Waits for a list that is asked for now.
+    async fn asked(dispatcher: &Dispatcher, make: Make) -> Result<(Arc<Engine>, Answer), DispatchError> {
+        dispatcher.submit(make, Instant::now(), soon()).await
+    }
+
+    type Submitted = tokio::task::JoinHandle<Reply>;
+
+    /// The same for several, in a task of their own.
+    fn submitted(dispatcher: &Arc<Dispatcher>, makes: impl IntoIterator<Item = Make>) -> Submitted {
+        let (dispatcher, makes) = (Arc::clone(dispatcher), makes.into_iter().collect());
+        tokio::spawn(async move { dispatcher.submit_all(makes, Instant::now(), soon()).await })
+    }
+
+    /// Keeps a thread busy with the first list of a submission until it is told to go on; `others` are of the same submission.
+    fn busy(dispatcher: &Arc<Dispatcher>, others: impl IntoIterator<Item = Make>) -> (Submitted, mpsc::Sender<()>) {
+        let (make, is_begun, go) = held();
+        let task = submitted(dispatcher, std::iter::once(make).chain(others));
+        is_begun.recv().unwrap();
+        (task, go)
+    }
+
+    /// Goes on when so many requests wait.
+    async fn until_there_wait(dispatcher: &Dispatcher, count: usize) {
+        let until = soon();
+        while dispatcher.depth() < count {
+            assert!(Instant::now() < until, "{} wait, not {count}", dispatcher.depth());
+            tokio::task::yield_now().await;
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_does_not_fit_is_refused_at_once_and_the_rest_is_answered() {
         let (_, dispatcher) = dispatcher(engine(Which::First), 1, 1, 3);
-        let dispatcher = Arc::new(dispatcher);
-        let (make, is_begun, go) = held();
-        let submit = |make: Make| {
-            let dispatcher = Arc::clone(&dispatcher);
-            tokio::spawn(async move { dispatcher.submit(make, soon()).await })
-        };
-        let first = submit(make);
-        is_begun.recv().unwrap();
-        let waiting: Vec<_> = (0..3).map(|_| submit(list())).collect();
-        while dispatcher.depth() < 3 {
-            tokio::task::yield_now().await;
-        }
+        let (first, go) = busy(&dispatcher, []);
+        let waiting: Vec<Submitted> = (0..3).map(|_| submitted(&dispatcher, [list()])).collect();
+        until_there_wait(&dispatcher, 3).await;
         let started = Instant::now();
-        assert!(matches!(dispatcher.submit(list(), soon()).await, Err(DispatchError::Full)));
+        assert!(matches!(asked(&dispatcher, list()).await, Err(DispatchError::Full)));
         assert!(started.elapsed() < Duration::from_secs(1));
         go.send(()).unwrap();
         for task in waiting.into_iter().chain([first]) {
-            assert_eq!(task.await.unwrap().unwrap().1.items.len(), 10);
+            assert_eq!(task.await.unwrap().unwrap().1[0].items.len(), 10);
         }
+        assert_eq!(dispatcher.depth(), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn whoever_leaves_before_their_short_list_is_taken_up_keeps_nobody_out() {
+        let (_, dispatcher) = dispatcher(engine(Which::First), 1, 1, 3);
+        let ask = || dispatcher.submit_short(list(), Instant::now(), soon());
+        // At its first poll a list is put into the queue, and nobody takes it before the second.
+        let mut leaving: Vec<_> = (0..3).map(|_| Box::pin(ask())).collect();
+        assert!(leaving.iter_mut().all(|one| one.now_or_never().is_none()));
+        assert!(matches!(ask().await, Err(DispatchError::Full)) && !dispatcher.has_room(Instant::now()));
+        drop(leaving);
+        assert_eq!(ask().await.unwrap().1.items.len(), 10);
+        // One after another, too.
+        for _ in 0..10 {
+            assert!(ask().now_or_never().is_none());
+        }
+        assert_eq!(dispatcher.depth(), 1);
+        assert!(dispatcher.has_room(Instant::now()));
         assert_eq!(dispatcher.depth(), 0);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_waited_beyond_its_deadline_is_not_worked_on() {
         let (_, dispatcher) = dispatcher(engine(Which::First), 1, 16, 100);
-        let dispatcher = Arc::new(dispatcher);
-        let (make, is_begun, go) = held();
-        let other = Arc::clone(&dispatcher);
-        let first = tokio::spawn(async move { other.submit(make, soon()).await });
-        is_begun.recv().unwrap();
+        let (first, go) = busy(&dispatcher, []);
         let made = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&made);
         let make: Make = Box::new(move |_| {
             counted.fetch_add(1, Ordering::Relaxed);
             Ok(request(known(UserIdx(0), &[])))
         });
-        let late = dispatcher.submit(make, Instant::now() + Duration::from_millis(20)).await;
+        let now = Instant::now();
+        let late = dispatcher.submit(make, now, now + Duration::from_millis(20)).await;
         assert!(matches!(late, Err(DispatchError::Expired)));
         go.send(()).unwrap();
         first.await.unwrap().unwrap();
         // Behind it in the queue: when this is answered, the late one has been passed.
-        dispatcher.submit(list(), soon()).await.unwrap();
+        asked(&dispatcher, list()).await.unwrap();
         assert_eq!(made.load(Ordering::Relaxed), 0);
     }
 
@@ -433,24 +483,13 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn others_pass_between_the_pieces_of_a_long_submission() {
         let (_, dispatcher) = dispatcher(engine(Which::First), 1, 4, 100);
-        let dispatcher = Arc::new(dispatcher);
         let log = Arc::new(Mutex::new(Vec::new()));
-        let (first, is_begun, go) = held();
-        let others = ["long 1", "long 2", "long 3", "long 4"].map(|word| noted(&log, word));
-        let makes: Vec<Make> = std::iter::once(first).chain(others).collect();
-        let long = Arc::clone(&dispatcher);
-        let long = tokio::spawn(async move { long.submit_all(makes, soon()).await });
-        is_begun.recv().unwrap();
+        let (long, go) = busy(&dispatcher, ["long 1", "long 2", "long 3", "long 4"].map(|word| noted(&log, word)));
         // What is left of the long one waits behind whoever comes while its first lists are made.
         let mut short = Vec::new();
         for word in ["short 1", "short 2", "short 3"] {
-            let (dispatcher, make) = (Arc::clone(&dispatcher), noted(&log, word));
-            let before = dispatcher.depth();
-            let waiting = Arc::clone(&dispatcher);
-            short.push(tokio::spawn(async move { dispatcher.submit(make, soon()).await }));
-            while waiting.depth() == before {
-                tokio::task::yield_now().await;
-            }
+            short.push(submitted(&dispatcher, [noted(&log, word)]));
+            until_there_wait(&dispatcher, short.len()).await;
         }
         go.send(()).unwrap();
         for task in short {
@@ -465,26 +504,14 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_long_submission_keeps_nobody_out() {
         let (_, dispatcher) = dispatcher(engine(Which::First), 1, 4, 100);
-        let dispatcher = Arc::new(dispatcher);
-        let (first, is_begun, go) = held();
-        let other = Arc::clone(&dispatcher);
-        let under_way = tokio::spawn(async move { other.submit(first, soon()).await });
-        is_begun.recv().unwrap();
+        let (under_way, go) = busy(&dispatcher, []);
         // At this pace nobody may wait for more than a batch.
         dispatcher.shared.queue.note_pace(Duration::from_secs(1), 1);
-        let submit = |makes: Vec<Make>| {
-            let dispatcher = Arc::clone(&dispatcher);
-            tokio::spawn(async move { dispatcher.submit_all(makes, soon()).await })
-        };
-        let long = submit((0..50).map(|_| list()).collect());
-        while dispatcher.depth() < 50 {
-            tokio::task::yield_now().await;
-        }
-        let short = submit(vec![list()]);
-        while dispatcher.depth() < 51 {
-            assert!(!short.is_finished(), "refused for lists that come after it");
-            tokio::task::yield_now().await;
-        }
+        let long = submitted(&dispatcher, (0..50).map(|_| list()));
+        until_there_wait(&dispatcher, 50).await;
+        // It is not refused for lists that come after it.
+        let short = submitted(&dispatcher, [list()]);
+        until_there_wait(&dispatcher, 51).await;
         go.send(()).unwrap();
         under_way.await.unwrap().unwrap();
         assert_eq!(short.await.unwrap().unwrap().1.len(), 1);
@@ -508,7 +535,7 @@ mod tests {
                 Ok(request(known(UserIdx(user), &[user])))
             })
         };
-        let (of, answers) = dispatcher.submit_all(users.clone().map(make).collect(), soon()).await.unwrap();
+        let (of, answers) = submitted(&dispatcher, users.clone().map(make)).await.unwrap().unwrap();
         assert!(Arc::ptr_eq(&of, &engines[1]));
         let requests: Vec<ListRequest> = users.map(|user| request(known(UserIdx(user), &[user]))).collect();
         let items = |answers: &[Answer]| -> Vec<Vec<ItemIdx>> {
@@ -523,27 +550,22 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn closing_answers_what_waits_and_takes_nothing_more() {
         let (_, dispatcher) = dispatcher(engine(Which::First), 1, 4, 100);
-        let dispatcher = Arc::new(dispatcher);
-        let (make, is_begun, go) = held();
-        let submit = |make: Make| {
-            let dispatcher = Arc::clone(&dispatcher);
-            tokio::spawn(async move { dispatcher.submit(make, soon()).await })
-        };
-        let mut tasks = vec![submit(make)];
-        is_begun.recv().unwrap();
-        tasks.extend((0..20).map(|_| submit(list())));
-        while dispatcher.depth() < 20 {
-            tokio::task::yield_now().await;
-        }
+        let (first, go) = busy(&dispatcher, []);
+        let waiting: Vec<Submitted> = (0..20).map(|_| submitted(&dispatcher, [list()])).collect();
+        until_there_wait(&dispatcher, 20).await;
         let closing = Arc::clone(&dispatcher);
         let closing = tokio::task::spawn_blocking(move || closing.close_and_drain());
         // Until it is closed this is let in, and gives up at once.
-        while !matches!(dispatcher.submit(list(), Instant::now()).await, Err(DispatchError::Closed)) {
+        let hurried = || {
+            let now = Instant::now();
+            dispatcher.submit(list(), now, now)
+        };
+        while !matches!(hurried().await, Err(DispatchError::Closed)) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         go.send(()).unwrap();
         closing.await.unwrap();
-        for task in tasks {
+        for task in waiting.into_iter().chain([first]) {
             task.await.unwrap().unwrap();
         }
     }
@@ -583,7 +605,7 @@ mod tests {
             })
         };
         let makes = vec![make(vec![ItemIdx(1)]), make(Vec::new()), list(), make(vec![ItemIdx(2)])];
-        let (_, answers) = dispatcher.submit_all(makes, soon()).await.unwrap();
+        let (_, answers) = submitted(&dispatcher, makes).await.unwrap().unwrap();
         let sources: Vec<Source> = answers.iter().map(|answer| answer.source).collect();
         assert_eq!(sources, [Source::Baseline, Source::Trending, Source::Personal, Source::Baseline]);
         assert_eq!(answers[1].degraded, ["tower_failed"]);
@@ -591,10 +613,10 @@ mod tests {
         assert!(answers.iter().all(|answer| answer.items.len() == 10));
         // A request that can't even be made is its own failure alone.
         let panics: Make = Box::new(|_| panic!("planted"));
-        assert!(matches!(dispatcher.submit(panics, soon()).await, Err(DispatchError::Bad(_))));
+        assert!(matches!(asked(&dispatcher, panics).await, Err(DispatchError::Bad(_))));
         let bad: Make = Box::new(|_| Err(ApiError::bad_request("planted")));
-        assert!(matches!(dispatcher.submit(bad, soon()).await, Err(DispatchError::Bad(_))));
-        assert_eq!(dispatcher.submit(list(), soon()).await.unwrap().1.source, Source::Personal);
+        assert!(matches!(asked(&dispatcher, bad).await, Err(DispatchError::Bad(_))));
+        assert_eq!(asked(&dispatcher, list()).await.unwrap().1.source, Source::Personal);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -603,22 +625,13 @@ mod tests {
         // A row that no bundle gives: every stage that reads it panics.
         let broken = || -> Make { Box::new(|_| Ok(request(known(UserIdx(1_000_000), &[])))) };
         for _ in 0..3 {
-            assert!(matches!(dispatcher.submit(broken(), soon()).await, Err(DispatchError::Bad(_))));
-            assert_eq!(dispatcher.submit(list(), soon()).await.unwrap().1.source, Source::Personal);
+            assert!(matches!(asked(&dispatcher, broken()).await, Err(DispatchError::Bad(_))));
+            assert_eq!(asked(&dispatcher, list()).await.unwrap().1.source, Source::Personal);
         }
         // Who shares its batch is answered.
-        let dispatcher = Arc::new(dispatcher);
-        let submit = |make: Make| {
-            let dispatcher = Arc::clone(&dispatcher);
-            tokio::spawn(async move { dispatcher.submit(make, soon()).await })
-        };
-        let (make, is_begun, go) = held();
-        let first = submit(make);
-        is_begun.recv().unwrap();
-        let (broken, other) = (submit(broken()), submit(list()));
-        while dispatcher.depth() < 2 {
-            tokio::task::yield_now().await;
-        }
+        let (first, go) = busy(&dispatcher, []);
+        let (broken, other) = (submitted(&dispatcher, [broken()]), submitted(&dispatcher, [list()]));
+        until_there_wait(&dispatcher, 2).await;
         go.send(()).unwrap();
         assert!(first.await.unwrap().is_ok() && other.await.unwrap().is_ok());
         assert!(matches!(broken.await.unwrap(), Err(DispatchError::Bad(_))));
@@ -636,7 +649,6 @@ mod tests {
             .collect();
         assert_ne!(expected[0], expected[1]);
         let (slot, dispatcher) = dispatcher(Arc::clone(&engines[0]), 2, 4, 1000);
-        let dispatcher = Arc::new(dispatcher);
         let mut tasks = Vec::new();
         for round in 0..40_u32 {
             for user in 0..20_u32 {
@@ -647,7 +659,7 @@ mod tests {
                         told.send(engine.bundle().to_owned()).unwrap();
                         Ok(request(known(UserIdx(user), &[user])))
                     });
-                    let answered = dispatcher.submit(make, soon()).await;
+                    let answered = asked(&dispatcher, make).await;
                     (user, answered, made_on.try_recv())
                 }));
             }

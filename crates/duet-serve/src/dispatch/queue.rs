@@ -15,6 +15,7 @@ use super::{
     Answered, DispatchError, Make,
     admission::{Admission, Load},
 };
+use crate::request::RerankTime;
 
 /// How much a batch moves the pace: one part in eight.
 const PACE_SHIFT: u32 = 3;
@@ -31,9 +32,22 @@ pub(super) struct Job {
     pub(super) reply: oneshot::Sender<Reply>,
     /// What is answered of a long submission: its first lists.
     pub(super) begun: Option<Answered>,
+    /// What the lists of `begun` have taken of the re-ranker's time.
+    pub(super) rerank_time: RerankTime,
 }
 
 impl Job {
+    /// A submission, and where its answer will be.
+    pub(super) fn new(makes: Vec<Make>, arrived: Instant, deadline: Instant) -> (Self, oneshot::Receiver<Reply>) {
+        let (reply, answer) = oneshot::channel();
+        (Self { makes, arrived, deadline, reply, begun: None, rerank_time: RerankTime::default() }, answer)
+    }
+
+    /// Forgets the lists that are answered, and what they took.
+    pub(super) fn begin_anew(&mut self) {
+        (self.begun, self.rerank_time) = (None, RerankTime::default());
+    }
+
     /// Requests with an answer.
     pub(super) fn answered(&self) -> usize {
         self.begun.as_ref().map_or(0, |(_, answers)| answers.len())
@@ -133,9 +147,19 @@ impl Queue {
     }
 
     fn admits(&self, waiting: &mut Waiting, count: usize, arrived: Instant) -> bool {
+        self.let_go(waiting);
         let now = Instant::now();
         let load = Load { waiting: waiting.requests, ahead: waiting.ahead, pace: self.pace() };
         waiting.admission.admits(load, count, now.saturating_duration_since(arrived), now)
+    }
+
+    /// Drops the oldest jobs whose callers have left. Who asks for a short list makes it: a queue full of what nobody waits for would
+    /// let nobody in who could empty it. What was left behind a job that somebody waits for comes to the front in time.
+    fn let_go(&self, waiting: &mut Waiting) {
+        while waiting.jobs.front().is_some_and(|job| job.reply.is_closed()) {
+            drop(waiting.pop(self.piece));
+        }
+        self.depth.store(waiting.requests, Ordering::Relaxed);
     }
 
     /// Lets a job in, or refuses it. Nobody is woken: see [`Queue::wake`].
@@ -231,31 +255,33 @@ mod tests {
         small_bundle::{Which, bundle},
     };
 
-    /// A job of so many requests.
-    fn job(count: usize) -> Job {
+    /// Puts a job of so many requests into the queue. Its caller waits for as long as the receiver is kept.
+    fn push(queue: &Queue, count: usize) -> Result<oneshot::Receiver<Reply>, DispatchError> {
         let make = || -> Make { Box::new(|_| Err(ApiError::overloaded())) };
         let now = Instant::now();
-        let (reply, _) = oneshot::channel();
-        Job { makes: (0..count).map(|_| make()).collect(), arrived: now, deadline: now, reply, begun: None }
+        let (job, answer) = Job::new((0..count).map(|_| make()).collect(), now, now);
+        queue.push(job).map(|()| answer)
+    }
+
+    /// Requests that wait, twice, and those of them that come first.
+    fn counts(queue: &Queue) -> (usize, usize, usize) {
+        let waiting = queue.lock();
+        (queue.depth(), waiting.requests, waiting.ahead)
     }
 
     #[test]
     fn of_a_long_job_a_piece_counts_as_before_others() {
         let queue = Queue::new(Admission::new(1, 8, 100, Duration::from_secs(1)), 4);
-        let counts = || {
-            let waiting = queue.lock();
-            (queue.depth(), waiting.requests, waiting.ahead)
-        };
-        queue.push(job(10)).unwrap();
-        queue.push(job(1)).unwrap();
+        let counts = || counts(&queue);
+        let mut answers = vec![push(&queue, 10).unwrap(), push(&queue, 1).unwrap()];
         assert_eq!(counts(), (11, 11, 5));
-        queue.push(job(4)).unwrap();
+        answers.push(push(&queue, 4).unwrap());
         // A piece of the long one, the list and no more: a piece of four goes beyond 8.
         let mut taken = queue.take(8);
         assert_eq!((taken.len(), counts()), (2, (4, 4, 4)));
         // It goes on after a stop, too, and waits behind the others.
         queue.close();
-        assert!(matches!(queue.push(job(1)), Err(DispatchError::Closed)));
+        assert!(matches!(push(&queue, 1), Err(DispatchError::Closed)));
         let mut long = taken.swap_remove(0);
         let engine = Engine::open(&bundle(Which::First), &EngineOptions::default()).unwrap();
         let answer = || Answer { source: Source::Trending, degraded: Vec::new(), items: Vec::new() };
@@ -265,5 +291,25 @@ mod tests {
         let lengths: Vec<usize> = queue.take(8).iter().map(Job::left).collect();
         assert_eq!((lengths, counts()), (vec![4, 2], (0, 0, 0)));
         assert!(queue.take(8).is_empty());
+    }
+
+    #[test]
+    fn whoever_left_keeps_no_place_once_nobody_waits_before_them() {
+        let queue = Queue::new(Admission::new(1, 8, 12, Duration::from_secs(1)), 4);
+        let mut answers: Vec<_> = [5, 1, 6].map(|count| push(&queue, count).unwrap()).into();
+        assert_eq!(counts(&queue), (12, 12, 9));
+        assert!(!queue.has_room(Instant::now()), "everybody waits");
+        // The first one waits, and who left stands behind it.
+        answers.truncate(1);
+        assert!(!queue.has_room(Instant::now()));
+        assert_eq!(counts(&queue), (12, 12, 9));
+        answers.clear();
+        assert!(queue.has_room(Instant::now()));
+        assert_eq!(counts(&queue), (0, 0, 0));
+        // Who comes finds the room as well as who asks for it.
+        drop(push(&queue, 12).unwrap());
+        let kept = push(&queue, 2).unwrap();
+        assert_eq!(counts(&queue), (2, 2, 2));
+        drop(kept);
     }
 }

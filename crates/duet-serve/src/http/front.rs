@@ -2,9 +2,9 @@
 //!
 //! Nearly all requests are `GET /v1/users/{id}/recommendations`. The router wraps and boxes one for every layer, copies its id and its query,
 //! and so a refusal costs there about as much as an answer made ahead. The short way makes the same checks in the same order on the
-//! request as it came, and refuses what there is no room for before it reads any of it. A request with anything unusual about it, such
-//! as an escape in its path or a body, is left to the router, where the route stands too: both ways end in
-//! [`recommendations::list`].
+//! request as it came. It reads the query, and refuses a list that may be short by it, where there is no room for short lists, before
+//! anything else is made of the request; what is long by it waits in another queue. A request with anything unusual about it, such as
+//! an escape in its path or a body, is left to the router, where the route stands too: both ways end in [`recommendations::list`].
 
 use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
@@ -22,13 +22,10 @@ use super::{
     extract::plain_pairs,
     gate::{self, Gate},
     headers, panicked,
-    recommendations::{self, BatchEntry},
+    recommendations::{self, BatchEntry, LIST_ROUTE},
     worded,
 };
 use crate::{app::AppState, arrival::Arrived};
-
-/// The route of a list, as it is counted.
-const ROUTE: &str = "/v1/users/{id}/recommendations";
 
 /// What answers all requests of all connections.
 pub(crate) struct Front {
@@ -80,19 +77,20 @@ impl ShortWay {
             Ok(Err(error)) => gate::refusal(error),
             Err(panic) => panicked(panic),
         };
-        self.gate.answered(&parts.method, ROUTE, response.status(), arrived);
+        self.gate.answered(&parts.method, LIST_ROUTE, response.status(), arrived);
         response
     }
 
     async fn list(&self, headers: &HeaderMap, plain: Plain<'_>, arrived: Instant) -> Result<Response, ApiError> {
         let Plain { user_id, query } = plain;
         let _place = self.gate.admit_list(headers, user_id)?;
+        let entry = recommendations::from_query(plain_pairs(query))?;
+        let lists = &self.app.config.lists;
         // A list made ahead takes no place in a queue, and who gets one is not known yet.
-        if !self.app.config.lists.precomputed_first && !self.app.dispatcher.has_room(arrived) {
+        if !lists.precomputed_first && entry.may_be_short(lists) && !self.app.dispatcher.has_room(arrived) {
             return Err(ApiError::overloaded());
         }
-        let entry =
-            BatchEntry { user_id: Some(user_id.to_owned()), ..recommendations::from_query(plain_pairs(query))? };
+        let entry = BatchEntry { user_id: Some(user_id.to_owned()), ..entry };
         recommendations::list(&self.app, entry, arrived).await
     }
 }

@@ -45,7 +45,7 @@ const SENTENCE_BYTES: usize = 4096;
 /// The routes that answer with lists.
 pub fn list_routes() -> Router<Arc<AppState>> {
     Router::new()
-        .route("/v1/users/{id}/recommendations", get(recommendations::get_recommendations))
+        .route(recommendations::LIST_ROUTE, get(recommendations::get_recommendations))
         .route("/v1/recommendations", post(recommendations::post_recommendations))
         .route("/v1/artists/{id}/similar", get(similar::similar_artists))
 }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     app::AppState,
     arrival::Arrived,
-    config::ServeConfig,
+    config::{ListsConfig, ServeConfig},
     dispatch::{DispatchError, Make},
     engine::Engine,
     request::{Answer, AnswerItem, ListRequest, Listener, RerankTime, Source},
@@ -30,6 +30,8 @@ use crate::{
     variants::{Arm, Variant},
 };
 
+/// The route of a list, as it is found and counted.
+pub(crate) const LIST_ROUTE: &str = "/v1/users/{id}/recommendations";
 /// The keys of the query.
 const QUERY_KEYS: [&str; 5] = ["k", "kind", "exclude_seen", "filter", "explain"];
 /// The kind of item that a bundle's model knows.
@@ -74,6 +76,14 @@ pub struct BatchEntry {
     pub explain: bool,
 }
 
+impl BatchEntry {
+    /// Whether the list may be made among the connections, as far as the request itself decides: nothing about it takes longer than about
+    /// all lists.
+    pub(super) fn may_be_short(&self, lists: &ListsConfig) -> bool {
+        self.k.unwrap_or(lists.default_k) <= SHORT_K && self.filter.is_empty() && !self.explain
+    }
+}
+
 /// A request that was checked as far as it can be without a bundle.
 #[derive(Debug)]
 struct Asked {
@@ -82,8 +92,8 @@ struct Asked {
     exclude_seen: bool,
     filter: Vec<String>,
     explain: bool,
+    may_be_short: bool,
     variant: Arc<Variant>,
-    rerank_time: RerankTime,
     now_ms: i64,
 }
 
@@ -124,7 +134,7 @@ pub async fn get_recommendations(
 
 /// The list that a request asks for whose bytes had come at that time.
 pub(super) async fn list(app: &Arc<AppState>, entry: BatchEntry, arrived: Instant) -> Result<Response, ApiError> {
-    let asked = Arc::new(checked(app, entry, &RerankTime::default())?);
+    let asked = Arc::new(checked(app, entry)?);
     if app.config.lists.precomputed_first {
         let engine = app.slot.load_full();
         if let Some(answer) = precomputed(app, &engine, &asked).await {
@@ -135,7 +145,7 @@ pub(super) async fn list(app: &Arc<AppState>, entry: BatchEntry, arrived: Instan
     let made = if is_short(app, &asked) {
         app.dispatcher.submit_short(make, arrived, deadline).await
     } else {
-        app.dispatcher.submit(make, deadline).await
+        app.dispatcher.submit(make, arrived, deadline).await
     };
     let (engine, answer) = match made {
         Ok((engine, answer)) => {
@@ -152,15 +162,10 @@ pub(super) async fn list(app: &Arc<AppState>, entry: BatchEntry, arrived: Instan
     told(app, &engine, &asked, answer).response()
 }
 
-/// Whether a list may be made among the connections: nothing about it takes longer than about all lists.
+/// Whether a list is made among the connections: its request, the variant and the bundle that serves now leave it short.
 fn is_short(app: &AppState, asked: &Asked) -> bool {
-    let Asked { k, filter, explain, variant, .. } = asked;
-    *k <= SHORT_K
-        && filter.is_empty()
-        && !explain
-        && variant.recommender == Arm::TwoTower
-        && !variant.rerank
-        && app.dispatcher.makes_short_lists()
+    let Asked { may_be_short, variant, .. } = asked;
+    *may_be_short && variant.recommender == Arm::TwoTower && !variant.rerank && app.dispatcher.makes_short_lists()
 }
 
 /// Recommendations for several listeners, or for histories without a name. All lists come from one bundle.
@@ -183,6 +188,8 @@ pub async fn post_recommendations(
     Extension(caller): Extension<Caller>,
     body: Bytes,
 ) -> Result<Response, ApiError> {
+    // The caller may have been slow to send the body: what it waits for us begins here.
+    let arrived = Instant::now();
     let body: BatchBody =
         serde_json::from_slice(&body).map_err(|error| ApiError::bad_request(format!("the body: {error}")))?;
     let most = app.config.limits.batch;
@@ -191,11 +198,10 @@ pub async fn post_recommendations(
         return Err(ApiError::bad_request(format!("requests: {count} of them; there must be 1 to {most}")));
     }
     body.requests.iter().filter_map(|entry| entry.user_id.as_deref()).try_for_each(|id| caller.check_user(id))?;
-    let rerank_time = RerankTime::default();
-    let numbered = |(at, entry)| checked(&app, entry, &rerank_time).map(Arc::new).map_err(|error| at_index(at, &error));
+    let numbered = |(at, entry)| checked(&app, entry).map(Arc::new).map_err(|error| at_index(at, &error));
     let asked: Vec<Arc<Asked>> = body.requests.into_iter().enumerate().map(numbered).collect::<Result<_, _>>()?;
     let makes = asked.iter().map(|asked| make(&app, asked)).collect();
-    let (engine, answers) = match app.dispatcher.submit_all(makes, deadline(&app, asked.len())).await {
+    let (engine, answers) = match app.dispatcher.submit_all(makes, arrived, deadline(&app, asked.len())).await {
         Ok((engine, made)) => {
             let mut answers = Vec::with_capacity(asked.len());
             for (asked, answer) in asked.iter().zip(made) {
@@ -265,8 +271,9 @@ where
 }
 
 /// Everything that can be said of a request without a bundle.
-fn checked(app: &AppState, entry: BatchEntry, rerank_time: &RerankTime) -> Result<Asked, ApiError> {
+fn checked(app: &AppState, entry: BatchEntry) -> Result<Asked, ApiError> {
     let settings = checked_settings(&app.config, &entry)?;
+    let may_be_short = entry.may_be_short(&app.config.lists);
     let (who, variant) = match (entry.user_id, entry.history) {
         (Some(given), None) => {
             let model_id = match &app.user_key {
@@ -290,8 +297,8 @@ fn checked(app: &AppState, entry: BatchEntry, rerank_time: &RerankTime) -> Resul
         exclude_seen,
         filter: entry.filter,
         explain: entry.explain,
+        may_be_short,
         variant,
-        rerank_time: rerank_time.clone(),
         now_ms: app.clock.now_ms(),
     })
 }
@@ -357,7 +364,7 @@ fn request(app: &AppState, engine: &Engine, asked: &Asked) -> Result<ListRequest
         conditions: engine.conditions(&asked.filter)?,
         explain: asked.explain,
         variant: Arc::clone(&asked.variant),
-        rerank_time: asked.rerank_time.clone(),
+        rerank_time: RerankTime::default(),
         now_ms: asked.now_ms,
     })
 }
@@ -480,6 +487,20 @@ mod tests {
         assert!(message(&[("limit", "5")]).contains("exclude_seen, filter, explain"));
         assert!(message(&[("k", "-5")]).contains("whole number"));
         assert!(message(&[("explain", "yes")]).contains("true nor false"));
+    }
+
+    #[test]
+    fn a_long_list_or_one_with_a_filter_or_reasons_is_not_short() {
+        let ServeConfig { lists, .. } = ServeConfig::resolve(&[], &[]).unwrap();
+        let is_short = |query: &[(&str, &str)]| entry(query).unwrap().may_be_short(&lists);
+        for query in [&[][..], &[("k", "100")], &[("exclude_seen", "false"), ("explain", "false")]] {
+            assert!(is_short(query), "{query:?}");
+        }
+        for query in [("k", "101"), ("filter", "genre=rock"), ("explain", "true")] {
+            assert!(!is_short(&[query]), "{query:?}");
+        }
+        let lists = ListsConfig { default_k: 101, ..lists };
+        assert!(!BatchEntry::default().may_be_short(&lists));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Fifth stage, for variants that ask for it: a re-ranker puts the candidates in another order.
 //!
-//! It runs on a thread of its own beside the worker and has a budget. Where it fails, panics, answers with other items, or
-//! is over the budget, the list goes on as it was and says so. After [`FAILURES`] in a row it is left alone for [`PAUSE`]: lists don't
-//! wait for what is known to be broken. Then one list tries again.
+//! It runs on a thread of its own beside the worker, started for the first list that wants it, and has a budget. Where it fails, panics,
+//! answers with other items, or is over the budget, the list goes on as it was and says so. After [`FAILURES`] in a row it is left
+//! alone for [`PAUSE`]: lists don't wait for what is known to be broken. Then one list tries again.
 //!
 //! Lists that were asked for together have one budget: no list is begun when it is spent. So they take less than twice of it, and nobody
 //! else is kept from a worker by a batch that is put in order.
@@ -39,7 +39,7 @@ const FAILED: &str = "reranker_failed";
 const SLOW: &str = "reranker_slow";
 /// What is told where others of the same batch have taken the time.
 const SPENT: &str = "reranker_budget";
-/// What is told where the bundle has none.
+/// What is told where the bundle has none, or the system had no thread for it.
 const MISSING: &str = "reranker_missing";
 
 /// Puts candidates in another order.
@@ -59,13 +59,17 @@ pub(crate) fn open(bundle: &Path, dataset: &Dataset) -> Result<Option<Arc<dyn Re
     Ok(BundleReranker::open(bundle, dataset)?.map(|reranker| Arc::new(reranker) as Arc<dyn Rerank>))
 }
 
-pub(crate) fn run(engine: &Engine, thread: Option<&mut RerankThread>, drafts: &mut [Draft<'_>]) {
-    let wants = |draft: &Draft<'_>| {
-        draft.request.variant.rerank && draft.source == Source::Personal && !draft.candidates.is_empty()
-    };
-    let wanting = drafts.iter_mut().filter(|draft| wants(draft));
-    let Some(thread) = thread else {
-        wanting.for_each(|draft| draft.degraded.push(MISSING));
+fn wants(draft: &Draft<'_>) -> bool {
+    draft.request.variant.rerank && draft.source == Source::Personal && !draft.candidates.is_empty()
+}
+
+pub(crate) fn run(engine: &Engine, thread: &mut LazyThread, drafts: &mut [Draft<'_>]) {
+    // Most workers never see a list that wants one.
+    if !drafts.iter().any(wants) {
+        return;
+    }
+    let Some(thread) = thread.get(engine) else {
+        drafts.iter_mut().filter(|draft| wants(draft)).for_each(|draft| draft.degraded.push(MISSING));
         return;
     };
     let _span = tracing::debug_span!("rerank", lists = drafts.len()).entered();
@@ -130,9 +134,25 @@ struct Job {
     candidates: Vec<Scored>,
 }
 
+/// A worker's thread for the re-ranker, once a list wanted it; one that did not start is not tried again.
+#[derive(Debug, Default)]
+pub(crate) struct LazyThread(Option<Result<RerankThread>>);
+
+impl LazyThread {
+    /// Nothing where the bundle has no re-ranker, or the thread did not start.
+    fn get(&mut self, engine: &Engine) -> Option<&mut RerankThread> {
+        let reranker = engine.reranker.as_ref()?;
+        let start = || {
+            let thread = RerankThread::start(Arc::clone(reranker));
+            thread.inspect_err(|error| tracing::error!(%error, "lists go on without the re-ranker"))
+        };
+        self.0.get_or_insert_with(start).as_mut().ok()
+    }
+}
+
 /// The thread on which a worker's lists are re-ranked. It ends with the worker; one that hangs is left behind.
 #[derive(Debug)]
-pub(crate) struct RerankThread {
+struct RerankThread {
     jobs: SyncSender<Job>,
     lists: Receiver<Result<Vec<Scored>>>,
     /// A list that was given up and is still being made.
@@ -140,7 +160,7 @@ pub(crate) struct RerankThread {
 }
 
 impl RerankThread {
-    pub(crate) fn start(reranker: Arc<dyn Rerank>) -> Result<Self> {
+    fn start(reranker: Arc<dyn Rerank>) -> Result<Self> {
         let (jobs, received) = mpsc::sync_channel::<Job>(1);
         let (sender, lists) = mpsc::sync_channel(1);
         let work = move || {
@@ -321,6 +341,29 @@ mod tests {
         let engine = Engine::open(&bundle(Which::First), &EngineOptions::default()).unwrap();
         let answer = Worker::new(engine).answer(&[asked()]).remove(0);
         assert_eq!((answer.items, answer.degraded), (plain().items, vec![MISSING]));
+    }
+
+    #[test]
+    fn the_thread_is_started_for_the_first_list_that_wants_it_and_not_tried_again() {
+        let (worker, calls) = planted(turned);
+        let (usual, wanting) = (request(known(UserIdx(0), &[3])), asked());
+        let mut thread = LazyThread::default();
+        let ranked = |thread: &mut LazyThread, request: &ListRequest| {
+            let mut draft = [Draft::new(request)];
+            draft[0].source = Source::Personal;
+            draft[0].candidates =
+                vec![Scored { item: ItemIdx(1), score: 2.0 }, Scored { item: ItemIdx(2), score: 1.0 }];
+            run(worker.engine(), thread, &mut draft);
+            let [draft] = draft;
+            (draft.degraded, draft.candidates[0].item.0)
+        };
+        assert_eq!(ranked(&mut thread, &usual), (Vec::new(), 1));
+        assert!(thread.0.is_none());
+        assert_eq!(ranked(&mut thread, &wanting), (Vec::new(), 2));
+        assert!(thread.0.is_some() && calls.load(Ordering::Relaxed) == 1);
+        let mut failed = LazyThread(Some(Err(Error::Internal("planted".into()))));
+        assert_eq!(ranked(&mut failed, &wanting), (vec![MISSING], 1));
+        assert!(matches!(failed.0, Some(Err(_))) && calls.load(Ordering::Relaxed) == 1);
     }
 
     #[test]

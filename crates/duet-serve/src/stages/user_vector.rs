@@ -16,8 +16,8 @@ static METER: StageMeter = StageMeter::new("user_vector");
 /// The towers of a worker.
 pub(crate) type Towers = UserEmbedder<Arc<TwoTower>>;
 
-/// What is told where the tower gives no vector.
-const TOWER_FAILED: &str = "tower_failed";
+/// What is told where the tower gives no vector, or the making of a list panicked.
+pub(crate) const TOWER_FAILED: &str = "tower_failed";
 
 pub(crate) fn run(engine: &Engine, towers: &mut Towers, drafts: &mut [Draft<'_>]) {
     let _span = tracing::debug_span!("user_vector", lists = drafts.len()).entered();

@@ -15,6 +15,9 @@
 //! the variants and the segments share equally, segments by the most there can be with enough users for a test; of variants and
 //! bundles, which go on coming, the j-th has the part `1 / (j (j + 1))`; windows share equally; and the days of a series have parts by
 //! [`level_on`]. All of it together: with no drop anywhere, the probability that there is ever an alarm is at most `alpha`.
+//!
+//! How many segments there can be is read from the dataset, so their parts hold for as long as that is the same. Another one divides
+//! anew, for the days that were looked at before, too.
 
 use duet_retrieval::{bootstrap::Interval, verdict::Outcome};
 use rayon::prelude::*;
