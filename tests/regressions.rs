@@ -128,7 +128,10 @@ fn a_day_without_data_is_named() {
         let found: Value = serde_json::from_str(&run("duet", &given).out).expect("JSON");
         found["dataset"]["missing_days"].to_string()
     };
-    assert!(missing_days(&gap).contains("events of 2025-03-13: 0 events"), "{}", missing_days(&gap));
+    for data in [gap.clone(), gap.join("songs")] {
+        let named = missing_days(&data);
+        assert!(named.contains("events of 2025-03-13: 0 events"), "{}: {named}", data.display());
+    }
     assert_eq!(missing_days(&whole), "null", "nothing was planted");
 }
 

@@ -21,13 +21,13 @@ pub enum HistoryEvent {
     Follow = 1,
     /// A song was heard, for at least 30 s or half of its length.
     Listen = 2,
-    /// A song was skipped, or left before that.
+    /// A song was skipped, however much of it was heard, or listened to for less than that or for a time that is not known.
     Skip = 3,
 }
 
 impl HistoryEvent {
     /// Every kind, in code order.
-    pub const ALL: [Self; 4] = [Self::Click, Self::Follow, Self::Listen, Self::Skip];
+    const ALL: [Self; 4] = [Self::Click, Self::Follow, Self::Listen, Self::Skip];
 
     /// Whether its item is a song, else an artist.
     pub fn is_of_song(self) -> bool {
@@ -35,7 +35,8 @@ impl HistoryEvent {
     }
 }
 
-/// The events of all users in the training period, by user (compressed rows); within a user in order of time, then of the source.
+/// The events of all users in the training period, by user (compressed rows); within a user in order of time, then of the
+/// hashes of the events' ids.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct History {
     /// Events of user `u` are `offsets[u]..offsets[u + 1]`; `users + 1` entries.
@@ -80,7 +81,7 @@ impl Dataset {
         if !path.exists() {
             return Ok(None);
         }
-        let songs = self.songs_info()?.map_or(0, |songs| songs.counts.items);
+        let songs = self.songs()?.map_or(0, |songs| songs.info.counts.items);
         let reader = Reader::open(&path)?;
         reader.expect(&history_fields())?;
         let users = self.info.counts.users as usize;

@@ -6,10 +6,10 @@
 //! | --- | --- | --- |
 //! | `users.parquet` | one per [`UserIdx`] | `id`, then the declared feature columns |
 //! | `items.parquet` | one per [`ItemIdx`] | `id`, `name`?, then the declared feature columns |
-//! | `timeline.parquet` | training events, sorted by user, time, source order | `user`, `item`, `timestamp_ms`?, `weight`? |
+//! | `timeline.parquet` | training events, sorted by user, time, source order (prepared datasets: hash of the event id) | `user`, `item`, `timestamp_ms`?, `weight`? |
 //! | `test.parquet` | held-out events, external ids, by user, in time order | `user_id`, `item_id` |
 //! | `oracle_users.parquet`, `oracle_items.parquet` | the synthetic world's truth, where it is known | `vector` |
-//! | `history.parquet` (prepared datasets) | clicks, follows, listens and skips of the training period, sorted like the timeline | `user`, `event`, `item`, `timestamp_ms`, `strength`; see [`History`] |
+//! | `history.parquet` (prepared datasets) | clicks, follows, listens and skips of the training period, sorted by user, time, hash of the event id | `user`, `event`, `item`, `timestamp_ms`, `strength`; see [`History`] |
 //! | `songs/` (prepared datasets) | a dataset in this very layout: the same users, songs for items | |
 //!
 //! Column types: ids and categorical columns Utf8, multi-categorical columns lists of Utf8, numbers Float64 (null is

@@ -32,7 +32,11 @@ impl Dataset {
     /// # Errors
     /// [`Error::Data`] naming the file that is missing, truncated, damaged, or of another kind or version.
     pub fn open(dir: &Path) -> Result<Self> {
-        let manifest = Manifest::<DatasetInfo>::open(dir, MAGIC, VERSION)?;
+        Self::of_manifest(dir, Manifest::open(dir, MAGIC, VERSION)?)
+    }
+
+    /// The dataset at `dir`, by its manifest.
+    pub(super) fn of_manifest(dir: &Path, manifest: Manifest<DatasetInfo>) -> Result<Self> {
         let path = dir.join(MANIFEST);
         for name in [USERS_FILE, ITEMS_FILE, TIMELINE_FILE, TEST_FILE] {
             if !manifest.files.contains_key(name) {

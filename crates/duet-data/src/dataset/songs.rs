@@ -14,22 +14,18 @@ use fs_err as fs;
 use super::{Dataset, DatasetInfo, MAGIC, SONGS_DIR, VERSION};
 
 impl Dataset {
-    /// The dataset of songs inside this one, opened and verified, where there is one. Its users are the same rows in the same order.
+    /// The dataset of songs inside this one, where there is one. Its users are the same rows in the same order.
     ///
     /// # Errors
-    /// As [`Dataset::open`].
+    /// [`Error::Data`] naming the manifest that is damaged or of another kind or version.
     pub fn songs(&self) -> Result<Option<Self>> {
-        let dir = self.dir.join(SONGS_DIR);
-        if dir.join(MANIFEST).exists() { Self::open(&dir).map(Some) } else { Ok(None) }
-    }
-
-    /// The manifest's body of the dataset of songs, where there is one; its files are not looked at.
-    pub(super) fn songs_info(&self) -> Result<Option<DatasetInfo>> {
         let dir = self.dir.join(SONGS_DIR);
         if !dir.join(MANIFEST).exists() {
             return Ok(None);
         }
-        Ok(Some(Manifest::<DatasetInfo>::open_unchecked(&dir, MAGIC, VERSION)?.body))
+        // The outer manifest lists its files, the manifest among them: all were verified when the outer dataset was opened.
+        let manifest = Manifest::open_unchecked(&dir, MAGIC, VERSION)?;
+        Self::of_manifest(&dir, manifest).map(Some)
     }
 }
 
@@ -42,7 +38,6 @@ pub(crate) fn seal_songs(dir: &Path, info: &DatasetInfo) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
         names.push(entry.map_err(Error::io(dir))?.file_name().to_string_lossy().into_owned());
     }
-    names.retain(|name| name != MANIFEST);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     write_manifest(&dir.join(MANIFEST), MAGIC, VERSION, &names, info)
 }

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use arrow::array::{ArrayRef, Float32Array, Int64Array, UInt8Array, UInt32Array};
 use duet_core::{
-    artifact::{DirWriter, IfExists},
+    artifact::{DirWriter, IfExists, MANIFEST},
     ids::IdMap,
     schema::FeatureKind,
     table::{Column, ColumnValues},
@@ -129,6 +129,49 @@ fn a_timeline_that_lies_is_named_with_its_row() {
     }
 }
 
+fn copy_tables(from: &Path, to: &Path) {
+    for name in [USERS_FILE, ITEMS_FILE, TIMELINE_FILE, TEST_FILE] {
+        std::fs::copy(from.join(name), to.join(name)).unwrap();
+    }
+}
+
+/// The tables of the dataset `from` once more, as those of songs.
+fn add_songs(from: &Path, writer: &DirWriter) {
+    let place = writer.path(SONGS_DIR);
+    std::fs::create_dir(&place).unwrap();
+    copy_tables(from, &place);
+    let mut info = Dataset::open(from).unwrap().info;
+    info.item_kind = "song".to_owned();
+    seal_songs(&place, &info).unwrap();
+}
+
+#[test]
+fn a_damaged_file_of_the_songs_is_found_from_outside_and_from_inside() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = write(&dir.path().join("from"), IfExists::Fail, &parts()).unwrap();
+    let writer = DirWriter::create(&dir.path().join("whole"), IfExists::Fail).unwrap();
+    copy_tables(&from, writer.dir());
+    add_songs(&from, &writer);
+    let outer = writer.publish(MAGIC, VERSION, &Dataset::open(&from).unwrap().info).unwrap();
+    let inner = outer.join(SONGS_DIR);
+    // Through the outer dataset or by its path, it is the same one.
+    let (through, alone) = (Dataset::open(&outer).unwrap().songs().unwrap().unwrap(), Dataset::open(&inner).unwrap());
+    assert_eq!((&through.dir, &through.fingerprint), (&alone.dir, &alone.fingerprint));
+    assert_eq!(through.info, alone.info);
+    for name in [USERS_FILE, ITEMS_FILE, TIMELINE_FILE, TEST_FILE, MANIFEST] {
+        let file = inner.join(name);
+        let good = std::fs::read(&file).unwrap();
+        let mut bad = good.clone();
+        bad[good.len() / 2] ^= 1;
+        std::fs::write(&file, &bad).unwrap();
+        for place in [&outer, &inner] {
+            let error = Dataset::open(place).unwrap_err().to_string();
+            assert!(error.contains(&format!("{SONGS_DIR}/")), "{name} by {}: {error}", place.display());
+        }
+        std::fs::write(&file, &good).unwrap();
+    }
+}
+
 #[test]
 fn a_history_is_read_back_and_one_that_lies_is_named_with_its_row() {
     let dir = tempfile::tempdir().unwrap();
@@ -137,17 +180,9 @@ fn a_history_is_read_back_and_one_that_lies_is_named_with_its_row() {
     // Three users and two artists; the dataset of songs inside has two songs.
     let make = |events: [u8; 3], items: [u32; 3], times: [i64; 3], strengths: [f32; 3], with_songs: bool| {
         let writer = DirWriter::create(&dir.path().join("whole"), IfExists::Replace).unwrap();
-        for name in [USERS_FILE, ITEMS_FILE, TIMELINE_FILE, TEST_FILE] {
-            std::fs::copy(outer.join(name), writer.path(name)).unwrap();
-        }
+        copy_tables(&outer, writer.dir());
         if with_songs {
-            std::fs::create_dir(writer.path(SONGS_DIR)).unwrap();
-            for name in [USERS_FILE, ITEMS_FILE, TIMELINE_FILE, TEST_FILE] {
-                std::fs::copy(outer.join(name), writer.path(SONGS_DIR).join(name)).unwrap();
-            }
-            let mut info = Dataset::open(&outer).unwrap().info;
-            info.item_kind = "song".to_owned();
-            seal_songs(&writer.path(SONGS_DIR), &info).unwrap();
+            add_songs(&outer, &writer);
         }
         let mut file = parquet_file::Writer::create(writer.path(HISTORY_FILE), history_fields()).unwrap();
         let columns: [ArrayRef; 5] = [

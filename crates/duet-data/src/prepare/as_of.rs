@@ -20,7 +20,7 @@ pub(super) const RATE_PRIOR: f64 = 20.0;
 const TREND_PRIOR: f64 = 10.0;
 /// Plays at the overall mean that are added to a song's own when its mean listen ratio is taken.
 const LISTEN_PRIOR: f64 = 20.0;
-/// The mean listen ratio before anything was played.
+/// The mean listen ratio as long as nothing was heard: a guess that matters for the first days only, but it must be above 0.
 const LISTEN_RATIO_START: f64 = 0.5;
 /// A listen ratio of 1 in the units that are summed.
 const RATIO_UNIT: f64 = 1e6;
@@ -332,15 +332,17 @@ impl AsOf {
         }
     }
 
-    /// A song's mean listen ratio as of `day`: (sum of ratios + 20 m) / (plays + 20), with m the mean of all songs.
+    /// A song's mean listen ratio as of `day`: (sum of ratios + 20 m) / (plays + 20), with m the mean of all songs, or 0.5 as long as
+    /// nothing of any song was heard. So it is above 0.
     pub(super) fn mean_listen(&self, song: u32, day: i32) -> f64 {
         if let Some(figures) = self.song_figures.get(song, day) {
             return figures.mean_listen;
         }
         let [plays, ratios, _] = self.song_plays.as_of(song, day);
         let [all_plays, all_ratios, _] = self.all_songs.as_of(0, day);
+        // Plays without a time played have a ratio of 0; of nothing but those no mean can be taken.
         let overall =
-            if all_plays == 0 { LISTEN_RATIO_START } else { all_ratios as f64 / RATIO_UNIT / all_plays as f64 };
+            if all_ratios == 0 { LISTEN_RATIO_START } else { all_ratios as f64 / RATIO_UNIT / all_plays as f64 };
         (ratios as f64 / RATIO_UNIT + LISTEN_PRIOR * overall) / (plays as f64 + LISTEN_PRIOR)
     }
 

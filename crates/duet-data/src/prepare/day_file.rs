@@ -208,12 +208,13 @@ impl Cursor {
             let positions = optional::<UInt32Array>(path, batch, 5)?;
             let requests = optional::<UInt64Array>(path, batch, 6)?;
             let played = optional::<UInt64Array>(path, batch, 7)?;
+            let limit = limit.map(number);
             for row in self.at..batch.num_rows() {
                 let bad = |what: &str, code: u8| {
                     Error::data_row(path, first + row as u64, format!("unknown {what} code {code}"))
                 };
                 let user = bytes(users.value(row));
-                if limit.is_some_and(|limit| user >= *limit) {
+                if limit.is_some_and(|limit| number(&user) >= limit) {
                     self.at = row;
                     return Ok(());
                 }
@@ -234,8 +235,8 @@ impl Cursor {
                 });
                 let end = out.events.len();
                 match out.users.last_mut() {
-                    Some((last, last_end)) if *last == user => *last_end = end,
-                    Some((last, _)) if *last > user => {
+                    Some((last, last_end)) if number(last) == number(&user) => *last_end = end,
+                    Some((last, _)) if number(last) > number(&user) => {
                         return Err(Error::data_row(path, first + row as u64, "the users are not in order"));
                     }
                     _ => out.users.push((user, end)),
@@ -244,6 +245,11 @@ impl Cursor {
             self.at = batch.num_rows();
         }
     }
+}
+
+/// A pseudonym as a number of the same order: two of them are compared in place, not by a call.
+pub(super) fn number(user: &[u8; 16]) -> u128 {
+    u128::from_be_bytes(*user)
 }
 
 /// 16 bytes of a fixed-size value.

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::day_file::{Cursor, DAYS_DIR, DayEvent, UserEvents};
+use super::day_file::{Cursor, DAYS_DIR, DayEvent, UserEvents, number};
 use crate::{accounts::UserKey, dataset::hex, quality::Books, raw::Part};
 
 /// The folder of the lines put aside, inside the dataset: file, line, reason, field; never their content.
@@ -202,14 +202,14 @@ fn merge(days: &[UserEvents]) -> UserEvents {
     let mut parts: Vec<([u8; 16], &[DayEvent])> = Vec::with_capacity(users);
     days.iter().for_each(|day| parts.extend(day.iter().map(|(user, events)| (*user, events))));
     // Days come one after the other and each is in order: a stable sort by user alone keeps them so.
-    parts.sort_by_key(|(user, _)| *user);
+    parts.sort_by_key(|(user, _)| number(user));
     let mut merged = UserEvents::default();
     merged.events.reserve_exact(days.iter().map(|day| day.events.len()).sum());
     for (user, events) in parts {
         merged.events.extend_from_slice(events);
         let end = merged.events.len();
         match merged.users.last_mut() {
-            Some((last, last_end)) if *last == user => *last_end = end,
+            Some((last, last_end)) if number(last) == number(&user) => *last_end = end,
             _ => merged.users.push((user, end)),
         }
     }

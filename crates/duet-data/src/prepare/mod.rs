@@ -36,6 +36,7 @@ mod raw_lines;
 mod rows;
 mod run;
 mod song_dataset;
+mod sort_memory;
 mod table;
 mod user_rows;
 mod users;

@@ -280,9 +280,14 @@ mod tests {
     async fn sort(lines: &RecordBatch, copies: usize, partitions: usize, memory_bytes: usize) -> (usize, usize) {
         let dir = tempfile::tempdir().unwrap();
         let resources = Resources { side_by_side: 1, partitions, memory_bytes, temporary: dir.path() };
-        let context = Embedded.session(&resources).await.unwrap();
-        let parts = context.state().config().target_partitions();
+        let session = Embedded.session(&resources).await.unwrap();
+        let parts = session.state().config().target_partitions();
         assert!((1..=partitions).contains(&parts));
+        sort_day(&Embedded.of_a_day(&session, &resources).unwrap(), lines, copies).await
+    }
+
+    async fn sort_day(context: &SessionContext, lines: &RecordBatch, copies: usize) -> (usize, usize) {
+        let parts = context.state().config().target_partitions();
         let table =
             MemTable::try_new(lines.schema(), vec![vec![lines.clone(); copies.div_ceil(parts)]; parts]).unwrap();
         let frame = plan(context.read_table(Arc::new(table)).unwrap(), &key(), Some(DAY)).unwrap();
@@ -343,6 +348,22 @@ mod tests {
         // Long ids, so that few lines are more than the 512 MiB of configs/prepare.toml: 650 MB of rows, which count twice.
         let (rows, files) = sort(&lines(900), 80, 1, 512 << 20).await;
         assert!(files >= 2, "{rows} rows went to {files} files");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn days_side_by_side_leave_each_other_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let resources = Resources { side_by_side: 4, partitions: 1, memory_bytes: 256 << 20, temporary: dir.path() };
+        let session = Embedded.session(&resources).await.unwrap();
+        let lines = lines(90);
+        let days = (0..resources.side_by_side).map(|_| {
+            let (context, lines) = (Embedded.of_a_day(&session, &resources).unwrap(), lines.clone());
+            tokio::spawn(async move { sort_day(&context, &lines, 120).await })
+        });
+        for day in futures::future::join_all(days).await {
+            let (rows, files) = day.unwrap();
+            assert!(files >= 3, "{rows} rows went to {files} files");
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -5,17 +5,17 @@ use serde::{Deserialize, Serialize};
 /// What became of the positive events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rows {
-    /// Kept events that say a user likes an artist.
+    /// Kept events that say a user likes an item: an artist, or a song.
     pub positive_events: u64,
-    /// Rows of the training part: one per user, artist and UTC day.
+    /// Rows of the training part: one per user, item and UTC day.
     pub train: u64,
     /// Rows of the held-out part.
     pub test: u64,
-    /// Rows of the held-out period left out because the user had the artist before.
+    /// Rows of the held-out period left out because the user had the item before.
     pub seen_before: u64,
     /// Rows left out because they lie in the gap, or after the last full day where nothing is held out.
     pub outside: u64,
-    /// Rows before the cutoff left out because the artist joined after it (a wrong clock).
+    /// Rows before the cutoff left out because the item appeared after it (a wrong clock).
     pub not_yet_listed: u64,
 }
 

@@ -144,7 +144,7 @@ pub fn prepare(options: &PrepareOptions, out: &Path, if_exists: IfExists) -> Res
             kind: if options.held_out == HeldOut::Nothing { "none" } else { "global-time" }.to_owned(),
             parameters: artist_split(options),
             cutoff_ms: (options.held_out != HeldOut::Nothing).then(|| i64::from(held_out_day) * DAY_MS),
-            hash: written.split_hash.clone(),
+            hash: written.split_hash,
         },
         has_time: true,
         has_weight: true,
@@ -218,16 +218,18 @@ async fn read_days(
         memory_bytes: options.memory_bytes,
         temporary: &writer.path(SPILL_DIR),
     };
-    let context = options.engine.session(&resources).await?;
-    lines.register(&context);
+    let session = options.engine.session(&resources).await?;
+    lines.register(&session);
     let lines = Arc::new(lines);
     let bar = progress::bar("prepare", "days", changed.len() as u64);
     let states: Vec<(String, DayState)> = futures::stream::iter(changed)
         .map(|day| {
             let name = days::day_name(day);
             let (events, quarantine) = days::files_of(writer.dir(), &name);
-            let (context, user_key, lines) = (context.clone(), options.user_key.clone(), Arc::clone(&lines));
+            let context = options.engine.of_a_day(&session, &resources);
+            let (user_key, lines) = (options.user_key.clone(), Arc::clone(&lines));
             let task = tokio::spawn(async move {
+                let context = context?;
                 let paths = DayPaths { events, quarantine };
                 let books = normalise::normalise(&context, &lines, day, &user_key, &paths).await?;
                 Ok::<_, Error>((name, DayState { parts: lines.version_or_files(day), books }))

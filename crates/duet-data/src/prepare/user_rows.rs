@@ -177,7 +177,6 @@ impl Walk<'_> {
         self.positives(events, &mut out);
         let training = events.partition_point(|event| event.day() < self.cutoff_day);
         let events = &events[..training];
-        out.history = events.iter().filter_map(|event| self.history_row(user, event)).collect();
         let clicks = Clicks::new(events);
         let mut past = Past::default();
         for day in events.chunk_by(|a, b| a.day() == b.day()) {
@@ -223,27 +222,7 @@ impl Walk<'_> {
         out.of_songs = songs.divide(&division(self.song_rows, self.new_songs_only));
     }
 
-    /// What an event adds to the mixed history, if anything.
-    fn history_row(&self, user: u32, event: &DayEvent) -> Option<HistoryRow> {
-        let (event_kind, item, strength) = match (event.event_type, event.item_kind) {
-            (EventType::Click, ItemKind::Artist) => {
-                (HistoryEvent::Click, self.item_rows[event.item? as usize]?, self.strengths.click)
-            }
-            (EventType::Follow, ItemKind::Artist) => {
-                (HistoryEvent::Follow, self.item_rows[event.item? as usize]?, self.strengths.follow)
-            }
-            (EventType::Listen | EventType::Skip, ItemKind::Song) => {
-                let (song, played) = (event.item?, event.ms_played.unwrap_or(0));
-                let was_heard = event.event_type == EventType::Listen && heard(&self.songs[song as usize], played);
-                let kind = if was_heard { HistoryEvent::Listen } else { HistoryEvent::Skip };
-                (kind, self.song_rows[song as usize]?, self.listen_delta(song, played, event.day()).1 as f32)
-            }
-            _ => return None,
-        };
-        Some(HistoryRow { user, event: event_kind, item, timestamp_ms: event.ts_ms, strength })
-    }
-
-    /// Plays and impressions of a day.
+    /// The mixed history, plays and impressions of a day.
     fn describe(
         &self,
         user: u32,
@@ -255,11 +234,25 @@ impl Walk<'_> {
     ) {
         for event in events {
             let (Some(item), Some(artist), day) = (event.item, self.artist_of(event), event.day()) else { continue };
+            let history =
+                |kind, item, strength| HistoryRow { user, event: kind, item, timestamp_ms: event.ts_ms, strength };
             match (event.event_type, event.item_kind) {
+                (EventType::Click, ItemKind::Artist) => {
+                    let row = self.item_rows[item as usize];
+                    out.history.extend(row.map(|row| history(HistoryEvent::Click, row, self.strengths.click)));
+                }
+                (EventType::Follow, ItemKind::Artist) => {
+                    let row = self.item_rows[item as usize];
+                    out.history.extend(row.map(|row| history(HistoryEvent::Follow, row, self.strengths.follow)));
+                }
                 (EventType::Listen | EventType::Skip, ItemKind::Song) => {
                     let Some(song) = self.song_rows[item as usize] else { continue };
                     let ms_played = event.ms_played.unwrap_or(0);
                     let (ratio, delta) = self.listen_delta(item, ms_played, day);
+                    let skipped = event.event_type == EventType::Skip;
+                    let was_heard = !skipped && heard(&self.songs[item as usize], ms_played);
+                    let kind = if was_heard { HistoryEvent::Listen } else { HistoryEvent::Skip };
+                    out.history.push(history(kind, song, delta as f32));
                     out.plays.push(Play {
                         user,
                         song,
@@ -267,7 +260,7 @@ impl Walk<'_> {
                         ms_played,
                         listen_ratio: ratio as f32,
                         listen_delta: delta as f32,
-                        skipped: event.event_type == EventType::Skip,
+                        skipped,
                     });
                 }
                 (EventType::Impression, item_kind) => {

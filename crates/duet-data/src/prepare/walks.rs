@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use duet_core::{Error, Result, artifact::DirWriter, event::ItemKind};
+use duet_core::{
+    Error, Result,
+    artifact::DirWriter,
+    event::{EventType, ItemKind},
+};
 use hashbrown::HashMap;
 use rayon::prelude::*;
 
@@ -36,8 +40,17 @@ impl Known {
     }
 }
 
-/// Counts, events left out by (day, reason, type), events read by (day, type).
-type Tally = (Counts, HashMap<(i32, &'static str, &'static str), u64>, HashMap<(i32, &'static str), u64>);
+/// Events read by day and type, in the order of [`EventType::ALL`].
+type Found = HashMap<i32, [u64; EventType::ALL.len()]>;
+
+/// Counts, events left out by (day, reason, type), events read.
+type Tally = (Counts, HashMap<(i32, &'static str, &'static str), u64>, Found);
+
+fn add_found(sums: &mut Found, more: Found) {
+    for (day, counts) in more {
+        sums.entry(day).or_default().iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+    }
+}
 
 /// The first walk over all events: what counts, and the books of each day.
 pub(super) fn count(
@@ -47,7 +60,7 @@ pub(super) fn count(
     songs: &[Song],
     cutoff_day: i32,
 ) -> Result<(Counts, BTreeMap<String, Books>)> {
-    let (mut counts, mut found) = (Counts::default(), HashMap::<(i32, &str), u64>::new());
+    let (mut counts, mut found) = (Counts::default(), Found::new());
     let mut day_books: BTreeMap<String, Books> =
         days.index.days.iter().map(|(name, state)| (name.clone(), state.books.clone())).collect();
     days.by_users(|events| {
@@ -60,7 +73,7 @@ pub(super) fn count(
             .fold(Tally::default, |(mut counts, mut filtered, mut found), (user, events)| {
                 let fates = fate::fates(events, users.find(user), options.rate_limits);
                 for (event, fate) in events.iter().zip(fates) {
-                    *found.entry((event.day(), event.event_type.as_str())).or_default() += 1;
+                    found.entry(event.day()).or_default()[event.event_type as usize] += 1;
                     match fate {
                         None if event.day() < cutoff_day => counts.add(event, songs),
                         None => {}
@@ -75,7 +88,7 @@ pub(super) fn count(
             .reduce(Tally::default, |(mut counts, mut filtered, mut found), (more, others, these)| {
                 counts.merge(more);
                 others.into_iter().for_each(|(key, count)| *filtered.entry(key).or_default() += count);
-                these.into_iter().for_each(|(key, count)| *found.entry(key).or_default() += count);
+                add_found(&mut found, these);
                 (counts, filtered, found)
             });
         counts.merge(range);
@@ -84,14 +97,15 @@ pub(super) fn count(
                 books.leave_out(reason, event_type, number);
             }
         }
-        found_here.into_iter().for_each(|(key, count)| *found.entry(key).or_default() += count);
+        add_found(&mut found, found_here);
         Ok(())
     })?;
     // Rows of forgotten users are no longer in the day files, though their lines were kept when the days were read.
     for (name, state) in &days.index.days {
         let day = name.parse::<chrono::NaiveDate>().ok().map(|date| date.to_epoch_days());
         for (event_type, kept) in &state.books.kept_by_type {
-            let there = day.and_then(|day| found.get(&(day, event_type.as_str()))).copied().unwrap_or(0);
+            let of_type = EventType::ALL.iter().position(|known| known.as_str() == event_type);
+            let there = day.and_then(|day| found.get(&day)).zip(of_type).map_or(0, |(found, at)| found[at]);
             if there == *kept {
                 continue;
             }

@@ -243,8 +243,13 @@ impl Catalogue {
         value
     }
 
+    /// That of every artist.
+    fn popularities(&self, day: i32) -> Vec<f64> {
+        (0..self.len()).map(|artist| self.popularity(artist, day)).collect()
+    }
+
     fn make_tables(&self, day: i32) -> Tables {
-        let popularity: Vec<f64> = (0..self.len()).map(|artist| self.popularity(artist, day)).collect();
+        let popularity = self.popularities(day);
         let mut genre_slots = Vec::with_capacity(self.members.len());
         for genre in 0..self.genres {
             let weights = self.genre_weights(genre, &popularity);
@@ -313,7 +318,7 @@ impl Catalogue {
         let mut phi = vec![0.0_f64; self.len() * self.genres];
         let count = f64::from(days.end - days.start);
         for day in days {
-            let popularity: Vec<f64> = (0..self.len()).map(|artist| self.popularity(artist, day)).collect();
+            let popularity = self.popularities(day);
             for genre in 0..self.genres {
                 let weights = self.genre_weights(genre, &popularity);
                 let total: f64 = weights.iter().sum();
@@ -329,12 +334,8 @@ impl Catalogue {
 
     /// Sums of `mix[artist][genre] * popularity[artist](day)` over the artists, by genre: what a share in a genre is a share of.
     pub(super) fn genre_totals(&self, day: i32) -> Vec<f64> {
-        let mut totals = vec![0.0; self.genres];
-        for artist in 0..self.len() {
-            let popularity = self.popularity(artist, day);
-            self.mix(artist).iter().for_each(|part| totals[part.0 as usize] += f64::from(part.1) * popularity);
-        }
-        totals
+        let popularity = self.popularities(day);
+        (0..self.genres).map(|genre| self.genre_weights(genre, &popularity).iter().sum::<f64>()).collect()
     }
 
     /// Mean over days of the probability that somebody after genre `g` hears a song, for the songs of an artist:

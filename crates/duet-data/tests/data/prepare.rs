@@ -18,6 +18,7 @@ use duet_data::{
     accounts::UserKey,
     dataset::{Dataset, HistoryEvent, SONGS_DIR},
     prepare::*,
+    privacy::{ForgetOptions, forget},
     quality::{Reasons, Thresholds},
     raw::{FilesOptions, RawZone, ZoneOptions, ingest_files},
     store::Location,
@@ -348,6 +349,37 @@ fn the_files_beside_the_tables(out: &Path, ada_first: bool) {
     expect(out, "item_daily.parquet", "follower_ratio", &[2.5, 3.0, nan, nan]);
     // First release on 2010-05-01, day 14,730.
     expect(out, "item_daily.parquet", "catalogue_age_days", &[5_366.0, 5_367.0, nan, nan]);
+}
+
+#[test]
+fn plays_without_a_time_played_are_worth_nothing_and_no_obstacle() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = PrepareOptions { held_out: HeldOut::Nothing, ..miniature(dir.path()) };
+    for file in files(&dir.path().join("events")).into_keys() {
+        let path = dir.path().join("events").join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        let lines = text.lines().map(|line| match line.split_once(r#","ms_played""#) {
+            Some((before, _)) => format!("{before}}}\n"),
+            None => format!("{line}\n"),
+        });
+        fs::write(&path, lines.collect::<String>()).unwrap();
+    }
+    let out = dir.path().join("dataset");
+    prepare(&options, &out, IfExists::Fail).unwrap();
+    let strengths = || {
+        let history = Dataset::open(&out).unwrap().history().unwrap().unwrap();
+        let of_songs = history.events.iter().zip(history.strengths).filter(|(event, _)| event.is_of_song());
+        of_songs.map(|(_, strength)| strength).collect::<Vec<f32>>()
+    };
+    assert_eq!(strengths(), [0.0; 4]);
+    let ask = ForgetOptions {
+        dataset: out.clone(),
+        user_id: "pii-user-1",
+        user_key: Some(&options.user_key),
+        runs: Vec::new(),
+    };
+    forget(&ask).unwrap();
+    assert_eq!(strengths(), [0.0; 2]);
 }
 
 #[test]

@@ -330,11 +330,25 @@ async fn a_zone_lives_in_a_bucket_as_well() {
 #[tokio::test]
 async fn a_zone_lives_in_azure_as_well() {
     let Some(container) = Container::create().await else { return };
+    check_zone_in(&container.location("a/zone", PATIENCE), container.location("nothing/here", PATIENCE)).await;
+    container.remove().await;
+}
+
+#[tokio::test]
+async fn a_zone_lives_in_googles_store_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = S3Server::start(dir.path()).await;
+    let to = server.google_location("a/zone", PATIENCE);
+    assert_eq!(to.to_string(), "gs://zone-bucket/a/zone");
+    check_zone_in(&to, server.google_location("nothing/here", PATIENCE)).await;
+}
+
+/// Ingests to an empty place of a cloud; `nothing` is another one.
+async fn check_zone_in(to: &Location, nothing: Location) {
     let dir = tempfile::tempdir().unwrap();
     let files = dir.path().join("events");
     let expected = write_files(&files);
-    let to = container.location("a/zone", PATIENCE);
-    ingested(&files, &to, ZoneOptions::default(), 60_000).await;
+    ingested(&files, to, ZoneOptions::default(), 60_000).await;
     let mut events = read_zone(&RawZone::open(to.clone()).await.unwrap()).await;
     events.sort();
     assert_eq!(events, expected);
@@ -361,9 +375,8 @@ async fn a_zone_lives_in_azure_as_well() {
     assert_eq!(zone.remove_orphans().await.unwrap(), 1);
     read_zone(&zone).await;
     assert!(to.get(orphan).await.unwrap().is_none());
-    let error = RawZone::open(container.location("nothing/here", PATIENCE)).await.unwrap_err().to_string();
+    let error = RawZone::open(nothing).await.unwrap_err().to_string();
     assert!(error.contains("not a raw zone"), "{error}");
-    container.remove().await;
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! An S3 server in the test process, on loopback, over a directory.
+//! An S3 server in the test process, on loopback, over a directory. Google's store speaks the same XML but for how a client says who it is
+//! and that an object must be new: the server understands that, too.
 
 use std::{
     net::SocketAddr,
@@ -11,9 +12,18 @@ use std::{
 };
 
 use duet_data::store::Location;
-use hyper::server::conn::http1;
+use hyper::{
+    Request,
+    body::Incoming,
+    header::{AUTHORIZATION, HeaderValue, IF_NONE_MATCH},
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::rt::TokioIo;
-use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
+use s3s::{
+    auth::SimpleAuth,
+    service::{S3Service, S3ServiceBuilder},
+};
 use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 
@@ -31,7 +41,8 @@ impl S3Server {
         std::fs::create_dir_all(root.join(BUCKET)).unwrap();
         let mut builder = S3ServiceBuilder::new(FileSystem::new(root).unwrap());
         builder.set_auth(SimpleAuth::from_single("tester", "a secret for tests"));
-        let service = builder.build();
+        let amazon = builder.build();
+        let google = S3ServiceBuilder::new(FileSystem::new(root).unwrap()).build();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let down = Arc::new(AtomicBool::new(false));
@@ -43,8 +54,9 @@ impl S3Server {
                 if is_down.load(Ordering::SeqCst) {
                     continue;
                 }
-                let (service, is_down) = (service.clone(), Arc::clone(&is_down));
+                let (amazon, google, is_down) = (amazon.clone(), google.clone(), Arc::clone(&is_down));
                 tokio::spawn(async move {
+                    let service = service_fn(|request| answer(&amazon, &google, request));
                     let served = http1::Builder::new().serve_connection(TokioIo::new(socket), service);
                     let gone = async {
                         while !is_down.load(Ordering::SeqCst) {
@@ -74,4 +86,30 @@ impl S3Server {
         ];
         Location::parse_with(&format!("s3://{BUCKET}/{prefix}"), &settings, patience).unwrap()
     }
+
+    /// The same place as Google's clients name it.
+    pub(crate) fn google_location(&self, prefix: &str, patience: Duration) -> Location {
+        let account = serde_json::json!({
+            "client_email": "tester", "private_key": "", "private_key_id": "", "disable_oauth": true,
+            "gcs_base_url": format!("http://{}", self.address),
+        });
+        let settings = [("google_service_account_key", account.to_string()), ("google_allow_http", "true".to_owned())];
+        let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        Location::parse_with(&format!("gs://{BUCKET}/{prefix}"), &settings, patience).unwrap()
+    }
+}
+
+type Answer = <S3Service as Service<Request<Incoming>>>::Future;
+
+/// Google's clients bear a token, Amazon's sign their requests.
+fn answer(amazon: &S3Service, google: &S3Service, mut request: Request<Incoming>) -> Answer {
+    let headers = request.headers_mut();
+    if !headers.get(AUTHORIZATION).is_some_and(|value| value.as_bytes().starts_with(b"Bearer")) {
+        return Service::call(amazon, request);
+    }
+    headers.remove(AUTHORIZATION);
+    if headers.remove("x-goog-if-generation-match").is_some_and(|generation| generation == "0") {
+        headers.insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
+    }
+    Service::call(google, request)
 }

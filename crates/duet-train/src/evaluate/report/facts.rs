@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use duet_core::config::Config;
 use duet_data::{
-    dataset::{Counts, Dataset, DatasetKind, SplitInfo},
+    dataset::{Counts, Dataset, DatasetKind, SONGS_DIR, SplitInfo},
     prepare::QUALITY_FILE,
     quality,
 };
@@ -53,12 +53,13 @@ impl DatasetFacts {
     }
 }
 
-/// Imported datasets have no quality report; one that can't be read is told and costs no evaluation.
+/// Imported datasets have no quality report, and that of a dataset of songs is that of the dataset around it. One that can't be read is told
+/// and costs no evaluation.
 fn missing_days(dataset: &Dataset) -> Vec<String> {
-    let path = dataset.dir.join(QUALITY_FILE);
-    if !path.exists() {
-        return Vec::new();
-    }
+    let around = dataset.dir.parent().filter(|_| dataset.dir.ends_with(SONGS_DIR));
+    // Its own first: any dataset may lie in a directory of that name.
+    let mut paths = [Some(dataset.dir.as_path()), around].into_iter().flatten().map(|dir| dir.join(QUALITY_FILE));
+    let Some(path) = paths.find(|path| path.exists()) else { return Vec::new() };
     match quality::Report::read_json(&path) {
         Ok(report) => quality::missing_days(&report),
         Err(error) => {
