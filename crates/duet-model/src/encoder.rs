@@ -217,7 +217,7 @@ impl Transformer {
 }
 
 /// Hands a gradient computed in host memory to the optimiser.
-fn hand<const D: usize>(param: &Param<Tensor<D>>, values: Vec<f32>, gradients: &mut GradientsParams) {
+pub(crate) fn hand<const D: usize>(param: &Param<Tensor<D>>, values: Vec<f32>, gradients: &mut GradientsParams) {
     let tensor = param.val().inner();
     let values = TensorData::new(values, tensor.shape());
     gradients.register(param.id, Tensor::<D>::from_data(values, &tensor.device()));

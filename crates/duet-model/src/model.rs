@@ -483,9 +483,7 @@ impl Towers {
     /// Hands the gradients of [`Towers::host_sums`] to the optimiser.
     pub(crate) fn register_sums(&self, users: &mut UserGradients, gradients: &mut GradientsParams) {
         if let Some(length) = &self.length {
-            let tensor = length.val().inner();
-            let gradient = TensorData::new(std::mem::take(&mut users.length), tensor.shape());
-            gradients.register(length.id, Tensor::<2>::from_data(gradient, &tensor.device()));
+            encoder::hand(length, std::mem::take(&mut users.length), gradients);
         }
         if let Some((attention, found)) = self.attention.as_ref().zip(users.attention.take()) {
             attention.register(found, gradients);
@@ -508,8 +506,7 @@ impl Towers {
             }
         }
         if let Some(scale) = self.log_scale.as_ref().filter(|_| self.learn_scale) {
-            let gradient = TensorData::new(vec![users.log_scale], [1]);
-            gradients.register(scale.id, Tensor::<1>::from_data(gradient, &scale.val().inner().device()));
+            encoder::hand(scale, vec![users.log_scale], gradients);
         }
     }
 

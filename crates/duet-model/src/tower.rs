@@ -17,6 +17,7 @@ use duet_core::Result;
 
 use crate::{
     embedding::{indices, to_host},
+    encoder::hand,
     feature_bags::FeatureRows,
     host::head::{HeadGradients, Network},
 };
@@ -62,12 +63,9 @@ impl Residual {
     /// Hands gradients computed in host memory to the optimiser.
     pub(crate) fn register(&self, head: &mut HeadGradients, gradients: &mut GradientsParams) {
         let mut linear = |linear: &Linear, weight: &mut Vec<f32>, bias: &mut Vec<f32>| {
-            let tensor = linear.weight.val().inner();
-            let weight = TensorData::new(std::mem::take(weight), tensor.shape());
-            gradients.register(linear.weight.id, Tensor::<2>::from_data(weight, &tensor.device()));
+            hand(&linear.weight, std::mem::take(weight), gradients);
             if let Some(parameter) = &linear.bias {
-                let bias = TensorData::new(std::mem::take(bias), parameter.val().shape());
-                gradients.register(parameter.id, Tensor::<1>::from_data(bias, &tensor.device()));
+                hand(parameter, std::mem::take(bias), gradients);
             }
         };
         linear(&self.inner, &mut head.inner, &mut head.inner_bias);

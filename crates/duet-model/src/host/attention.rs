@@ -424,13 +424,13 @@ fn dot<const FMA: bool>(left: &[f32], right: &[f32]) -> f32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
     use rand::{RngExt, SeedableRng};
     use rand_pcg::Pcg64Mcg;
 
     use super::*;
-    use crate::host::pool::tests::random_windows;
+    use crate::host::pool::{add_slots, tests::random_windows};
 
     /// What gradients are taken with respect to, in f64: history, hidden weights, hidden biases and score weights.
     type Inputs = [Vec<f64>; 4];
@@ -479,7 +479,35 @@ mod tests {
         out
     }
 
-    fn check(mut inputs: Inputs, windows: &Windows, rng: &mut Pcg64Mcg) {
+    /// Holds gradients of `function` to its difference quotients, at some places of every array of its inputs. An error may be
+    /// `tolerance` times the largest gradient of its array: what cancels leaves errors of that size.
+    pub(crate) fn check_slopes<I>(
+        found: &[Vec<f32>],
+        mut inputs: I,
+        array_of: impl Fn(&mut I, usize) -> &mut Vec<f64>,
+        function: impl Fn(&I) -> f64,
+        tolerance: f64,
+        rng: &mut Pcg64Mcg,
+    ) {
+        for (array, found) in found.iter().enumerate() {
+            assert_eq!(found.len(), array_of(&mut inputs, array).len(), "array {array}");
+            let scale = found.iter().fold(1.0_f64, |most, value| most.max(f64::from(value.abs())));
+            for _ in 0..6.min(found.len()) {
+                let at = rng.random_range(0..found.len());
+                let old = array_of(&mut inputs, array)[at];
+                let mut value_at = |value: f64| {
+                    array_of(&mut inputs, array)[at] = value;
+                    function(&inputs)
+                };
+                let slope = (value_at(old + 1e-6) - value_at(old - 1e-6)) / 2e-6;
+                value_at(old);
+                let error = (f64::from(found[at]) - slope).abs();
+                assert!(error < tolerance * scale, "array {array}[{at}]: {} against {slope}", found[at]);
+            }
+        }
+    }
+
+    fn check(inputs: Inputs, windows: &Windows, rng: &mut Pcg64Mcg) {
         let dim = inputs[3].len();
         let host = attention(&inputs);
         let output = host.forward(&narrow(&inputs[0]), windows);
@@ -494,32 +522,12 @@ mod tests {
         let direction: Vec<f64> = expected.iter().map(|_| f64::from(rng.random_range(-1.0..1.0_f32))).collect();
         let gradients = host.backward(&output, windows, &narrow(&direction));
         let mut history = vec![0.0; inputs[0].len()];
-        for (&token, slot) in windows.tokens.iter().zip(gradients.slots.chunks_exact(dim)) {
-            if let Some(sums) = history.get_mut(token as usize * dim..(token as usize + 1) * dim) {
-                sums.iter_mut().zip(slot).for_each(|(sum, value)| *sum += value);
-            }
-        }
+        add_slots(&gradients.slots, windows, dim, &mut history);
         let along = |inputs: &Inputs| -> f64 {
             naive(inputs, windows).iter().zip(&direction).map(|(value, along)| value * along).sum()
         };
         let all = [history, gradients.hidden, gradients.hidden_bias, gradients.score];
-        for (array, found) in all.iter().enumerate() {
-            assert_eq!(found.len(), inputs[array].len(), "array {array}");
-            // What cancels leaves an error of the size of the others.
-            let scale = found.iter().fold(1.0_f64, |most, value| most.max(f64::from(value.abs())));
-            for _ in 0..8.min(found.len()) {
-                let at = rng.random_range(0..found.len());
-                let old = inputs[array][at];
-                let mut value_at = |value: f64| {
-                    inputs[array][at] = value;
-                    along(&inputs)
-                };
-                let slope = (value_at(old + 1e-6) - value_at(old - 1e-6)) / 2e-6;
-                value_at(old);
-                let error = (f64::from(found[at]) - slope).abs();
-                assert!(error < 1e-3 * scale, "array {array}[{at}]: {} against {slope}", found[at]);
-            }
-        }
+        check_slopes(&all, inputs, |inputs, array| &mut inputs[array], along, 1e-3, rng);
     }
 
     fn random_inputs(history: usize, dim: usize, rng: &mut Pcg64Mcg) -> Inputs {

@@ -707,9 +707,9 @@ mod tests {
     use rand_pcg::Pcg64Mcg;
 
     use super::*;
+    use crate::host::{attention::tests::check_slopes, pool::add_slots};
 
     /// Everything that gradients are taken with respect to, flat, in f64.
-    #[derive(Clone)]
     struct Inputs {
         history: Vec<f64>,
         known: Vec<f64>,
@@ -866,7 +866,7 @@ mod tests {
         let mut random = |count: usize, size: f64| -> Vec<f64> {
             (0..count).map(|_| f64::from(rng.random_range(-1.0..1.0_f32)) * size).collect()
         };
-        let mut inputs = Inputs {
+        let inputs = Inputs {
             history: random(7 * dim, 1.0),
             known: random(shape.count * dim, 1.0),
             norm: random(dim, 1.0),
@@ -894,11 +894,7 @@ mod tests {
         }
         let gradients = host.backward(&output, &windows, &narrow(&direction));
         let mut history = vec![0.0; inputs.history.len()];
-        for (&token, slot) in windows.tokens.iter().zip(gradients.slots.chunks_exact(dim)) {
-            if let Some(sums) = history.get_mut(token as usize * dim..(token as usize + 1) * dim) {
-                sums.iter_mut().zip(slot).for_each(|(sum, value)| *sum += value);
-            }
-        }
+        add_slots(&gradients.slots, &windows, dim, &mut history);
         let mut found = vec![history, gradients.known, gradients.norm];
         for block in gradients.blocks {
             let BlockGradients {
@@ -918,21 +914,7 @@ mod tests {
             let rows = naive(inputs, shape.heads, shape.hidden, mask, &windows);
             rows.iter().zip(&direction).map(|(value, along)| value * along).sum()
         };
-        for (array, found) in found.iter().enumerate() {
-            assert_eq!(found.len(), inputs.arrays()[array].len(), "array {array}");
-            for _ in 0..6.min(found.len()) {
-                let at = rng.random_range(0..found.len());
-                let old = inputs.arrays()[array][at];
-                let mut value_at = |value: f64| {
-                    inputs.arrays()[array][at] = value;
-                    along(&inputs)
-                };
-                let slope = (value_at(old + 1e-6) - value_at(old - 1e-6)) / 2e-6;
-                value_at(old);
-                let error = (f64::from(found[at]) - slope).abs();
-                assert!(error < 2e-3 * slope.abs().max(1.0), "array {array}[{at}]: {} against {slope}", found[at]);
-            }
-        }
+        check_slopes(&found, inputs, |inputs, array| inputs.arrays().swap_remove(array), along, 2e-3, &mut rng);
     }
 
     proptest! {
