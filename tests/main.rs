@@ -19,6 +19,7 @@ mod monitor;
 mod page;
 mod path;
 mod personal;
+mod recommend;
 mod regressions;
 mod reproduce;
 mod rerank;

@@ -12,10 +12,10 @@ use anyhow::{Context, Result};
 use clap::Args;
 use duet_core::{Error, progress};
 use duet_data::accounts::UserKey;
-use duet_retrieval::ItemFilter;
+use duet_retrieval::{ItemFilter, diversity};
 use duet_train::{
     evaluate::Table,
-    retriever::{ListSource, Retriever, UserList},
+    retriever::{ListSource, Retriever, UserList, Variety},
 };
 use fs_err as fs;
 
@@ -34,8 +34,11 @@ pub(crate) struct RecommendArgs {
     #[command(flatten)]
     source: SourceArgs,
     /// all, an id (repeatable), or @FILE with one id a line.
-    #[arg(long, alias = "user", required = true, value_name = "all|ID|@FILE")]
+    #[arg(long, alias = "user", required_unless_present = "history", value_name = "all|ID|@FILE")]
     users: Vec<String>,
+    /// A list for somebody new, by the items they name: ids or names, the newest last. Repeatable, or with commas.
+    #[arg(long, value_name = "ITEM,...", value_delimiter = ',', conflicts_with_all = ["users", "user_key", "rerank"])]
+    history: Vec<String>,
     /// Length of a list.
     #[arg(long, short, default_value_t = 10, value_name = "K", value_parser = values::positive)]
     k: usize,
@@ -48,6 +51,12 @@ pub(crate) struct RecommendArgs {
     /// Only items with this feature, e.g. genre=rock. Repeatable: all must hold.
     #[arg(long, value_name = "COLUMN=VALUE", value_parser = values::filter)]
     filter: Vec<String>,
+    /// At most M items of a list share the first value of a column, e.g. artist=2 of songs or genres=3 of artists.
+    #[arg(long, value_name = "COLUMN=M", value_parser = values::group_bound)]
+    max_per: Option<(String, usize)>,
+    /// Maximal marginal relevance: 1 is the order of the scores, less prefers items unlike those already in the list.
+    #[arg(long, value_name = "0..1", value_parser = values::share)]
+    mmr: Option<f32>,
     /// The lists as a file (user_id, item_id, rank, score); without it they are printed.
     #[arg(long, value_name = "FILE.csv|FILE.parquet")]
     out: Option<PathBuf>,
@@ -56,6 +65,8 @@ pub(crate) struct RecommendArgs {
     user_key: Option<PathBuf>,
 }
 
+/// What the output calls whoever is known by a history alone.
+const NEWCOMER: &str = "new listener";
 /// Users a tile, at most.
 const TILE: usize = 4096;
 /// Entries of the lists of a tile, at most: 32 MiB.
@@ -82,10 +93,21 @@ pub(crate) fn run(args: &RecommendArgs, out: &mut dyn Write) -> Result<Outcome> 
     if let Some(path) = &args.out {
         lists::check_extension(path)?;
     }
-    let given = given_ids(&args.users)?;
+    let given = if args.history.is_empty() { given_ids(&args.users)? } else { Some(vec![NEWCOMER.to_owned()]) };
     let key = args.user_key.as_deref().map(UserKey::from_file).transpose()?;
-    let retriever = if args.rerank { args.source.open_reranked()? } else { args.source.open()? };
+    let (retriever, newcomers) = if args.rerank {
+        (args.source.open_reranked()?, None)
+    } else if args.history.is_empty() {
+        (args.source.open()?, None)
+    } else {
+        let (retriever, newcomers) = args.source.open_for_newcomers()?;
+        (retriever, Some(newcomers))
+    };
+    let history = args.history.iter().map(|item| retriever.find_item(item.trim())).collect::<Result<Vec<_>, _>>()?;
     let filter = joined_filter(&retriever, &args.filter)?;
+    let groups =
+        |(column, most): &(String, usize)| Ok::<_, Error>((diversity::groups(&retriever.items, column)?, *most));
+    let variety = Variety { groups: args.max_per.as_ref().map(groups).transpose()?, lambda: args.mmr };
     let asked = match given {
         Some(ids) => {
             let pseudonyms = key.map(|key| ids.iter().map(|id| key.pseudonym(id)).collect()).transpose()?;
@@ -99,11 +121,23 @@ pub(crate) fn run(args: &RecommendArgs, out: &mut dyn Write) -> Result<Outcome> 
         }
     };
     let tile = |range: std::ops::Range<usize>| {
-        retriever.recommend(&asked.model_ids()[range], args.k, args.exclude_seen, filter.as_ref())
+        let (ids, candidates) = (&asked.model_ids()[range], variety.candidates(args.k));
+        let mut lists = match &newcomers {
+            Some(towers) => {
+                let (source, filter) = (ListSource::Personal, filter.as_ref());
+                let items = retriever.recommend_by_history(towers, &history, candidates, args.exclude_seen, filter)?;
+                vec![UserList { user_id: NEWCOMER.to_owned(), source, items }]
+            }
+            None => retriever.recommend(ids, candidates, args.exclude_seen, filter.as_ref())?,
+        };
+        for list in &mut lists {
+            list.items = retriever.varied(&list.items, args.k, &variety)?;
+        }
+        Ok(lists)
     };
     match &args.out {
         Some(path) => {
-            let longest = args.k.min(retriever.items.len()).max(1);
+            let longest = variety.candidates(args.k).min(retriever.items.len()).max(1);
             let size = (TILE_ENTRIES / longest).clamp(1, TILE);
             write_file(path, &retriever, &asked, size, tile, out)?;
         }

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use duet_core::Result;
 use duet_model::device::DeviceChoice;
-use duet_train::{retriever::Retriever, run::Run};
+use duet_train::{
+    retriever::{Newcomers, Retriever},
+    run::Run,
+};
 
 /// `--run RUN | --bundle BUNDLE`.
 #[derive(Debug, Clone, Args)]
@@ -41,6 +44,19 @@ impl SourceArgs {
                 Retriever::from_run(&run, &dataset)?.reranked_by_run(&run, &dataset)
             }
             (None, Some(bundle)) => Retriever::from_bundle(bundle)?.reranked_by_bundle(bundle),
+            (None, None) => Err(duet_core::Error::input("give --run or --bundle")),
+        }
+    }
+
+    /// Opens it with the towers for listeners whom no table knows.
+    pub(crate) fn open_for_newcomers(&self) -> Result<(Retriever, Newcomers)> {
+        match (&self.origin.run, &self.origin.bundle) {
+            (Some(run), _) => {
+                let run = Run::open(run, self.device)?;
+                let retriever = Retriever::from_run(&run, &run.dataset(self.dataset.as_deref())?)?;
+                Ok((retriever, Newcomers::of_run(run)))
+            }
+            (None, Some(bundle)) => Ok((Retriever::from_bundle(bundle)?, Newcomers::of_bundle(bundle)?)),
             (None, None) => Err(duet_core::Error::input("give --run or --bundle")),
         }
     }

@@ -46,6 +46,23 @@ pub(crate) fn filter(text: &str) -> Result<String, String> {
     }
 }
 
+/// At most so many items of a group; whether the column exists is for the catalogue to say.
+pub(crate) fn group_bound(text: &str) -> Result<(String, usize), String> {
+    let bound = text.split_once('=').and_then(|(column, most)| Some((column.trim(), positive(most.trim()).ok()?)));
+    match bound {
+        Some((column, most)) if !column.is_empty() => Ok((column.to_owned(), most)),
+        _ => Err("expected COLUMN=M with a whole number M of at least 1, as in artist=2".to_owned()),
+    }
+}
+
+/// A number from 0 to 1.
+pub(crate) fn share(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("expected a number from 0 to 1".to_owned()),
+    }
+}
+
 /// What `--overwrite` says.
 pub(crate) fn if_exists(overwrite: bool) -> IfExists {
     if overwrite { IfExists::Replace } else { IfExists::Fail }
@@ -55,6 +72,16 @@ pub(crate) fn if_exists(overwrite: bool) -> IfExists {
 #[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bounds_of_groups_and_shares() {
+        assert_eq!(group_bound("artist=2"), Ok(("artist".to_owned(), 2)));
+        for bad in ["artist", "=2", "artist=", "artist=0", "artist=x", "artist>=2"] {
+            assert!(group_bound(bad).unwrap_err().contains("COLUMN=M"), "{bad}");
+        }
+        assert_eq!((share("0"), share("0.7"), share("1")), (Ok(0.0), Ok(0.7), Ok(1.0)));
+        assert!(["-0.1", "1.1", "NaN", "x"].iter().all(|bad| share(bad).is_err()));
+    }
 
     #[test]
     fn times() {

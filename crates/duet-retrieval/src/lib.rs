@@ -27,6 +27,7 @@
 pub mod baselines;
 pub mod bootstrap;
 pub mod calibration;
+pub mod diversity;
 pub mod evaluation;
 pub mod filter;
 pub mod metrics;

@@ -6,14 +6,16 @@ use duet_core::{
     Error, ItemIdx, Result, UserIdx,
     condition::Condition,
     config::Config,
+    encoding::EncodedTable,
     ids::IdMap,
     table::{ColumnValues, FeatureTable},
 };
 use duet_data::dataset::{Dataset, Timeline};
-use duet_model::model::TwoTower;
+use duet_model::{device::DeviceChoice, model::TwoTower};
 use duet_retrieval::{
     Query, Recommender, Scored, VectorRecommender,
     baselines::{Popularity, Trending},
+    diversity::{self, GroupBound, Mmr},
     filter::ItemFilter,
     rerank::Reranked,
     search::{ExactIndex, Index, SearchRequest, VectorSearch},
@@ -21,11 +23,12 @@ use duet_retrieval::{
 };
 
 use crate::{
-    embedding_pass::{embed_items, embed_users, timeline_users},
+    bundle,
+    embedding_pass::{UserEmbedder, UserInput, embed_items, embed_users, timeline_users},
     interactions::interactions,
     prior::{item_counts, trend_shift},
     reranker::{BOOSTED_TREES, RunReranker},
-    run::Run,
+    run::{self, Run, RunInfo, WEIGHTS_FILE},
     served::{ServedTwoTower, TWO_TOWER},
 };
 
@@ -56,6 +59,58 @@ pub struct UserList {
     pub source: ListSource,
     /// Best first.
     pub items: Vec<Scored>,
+}
+
+/// How lists are varied; see [`duet_retrieval::diversity`].
+#[derive(Debug, Clone, Default)]
+pub struct Variety {
+    /// The group of every item ([`duet_retrieval::diversity::groups`]), and how many of one may stand in a list.
+    pub groups: Option<(Vec<u32>, usize)>,
+    /// Lambda of maximal marginal relevance, 0 (variety) to 1 (relevance).
+    pub lambda: Option<f32>,
+}
+
+impl Variety {
+    /// How many candidates lists of `k` are chosen from: ten times as many, 100 at least.
+    pub fn candidates(&self, k: usize) -> usize {
+        if self.groups.is_none() && self.lambda.is_none() { k } else { k.saturating_mul(10).max(100) }
+    }
+}
+
+/// The user tower for listeners of whom nothing is known but what they name themselves.
+pub struct Newcomers {
+    model: TwoTower,
+    config: Config,
+    /// One row, in which everything is missing.
+    features: EncodedTable,
+}
+
+impl Newcomers {
+    /// By the parameters of a run.
+    pub fn of_run(run: Run) -> Self {
+        let features = run.info.users.missing_row();
+        Self { model: run.model, config: run.config, features }
+    }
+
+    /// By those of a bundle, on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::Data`] naming the file that is missing, damaged or of another kind.
+    pub fn of_bundle(bundle: &Path) -> Result<Self> {
+        bundle::open_info(bundle)?;
+        let (config, info): (Config, RunInfo) = run::read_records(bundle)?;
+        let model = run::load_model(&bundle.join(WEIGHTS_FILE), &config, &info, &DeviceChoice::Cpu.open()?)?;
+        Ok(Self { model, config, features: info.users.missing_row() })
+    }
+
+    /// The vector of a listener with this history, the newest item last.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the device can't be read.
+    pub fn vector(&self, history: &[ItemIdx]) -> Result<Vec<f32>> {
+        let input = UserInput { features: 0, trained_row: None, items: history, weights: &[], before: 0 };
+        UserEmbedder::new(&self.model).embed(&self.config, &self.features, [input])
+    }
 }
 
 /// Everything that answers "what for this user" and "what is like this item".
@@ -244,6 +299,36 @@ impl Retriever {
             items,
         };
         Ok(users.iter().zip(&rows).zip(lists).map(list).collect())
+    }
+
+    /// A list for a listener whom no table knows, by the items they name (the newest last).
+    ///
+    /// # Errors
+    /// [`Error::Input`] for an impossible k; [`Error::Internal`] if the device can't be read.
+    pub fn recommend_by_history(
+        &self,
+        towers: &Newcomers,
+        history: &[ItemIdx],
+        k: usize,
+        exclude_seen: bool,
+        filter: Option<&ItemFilter>,
+    ) -> Result<Vec<Scored>> {
+        let mut seen = if exclude_seen { history.to_vec() } else { Vec::new() };
+        seen.sort_unstable();
+        seen.dedup();
+        let request = SearchRequest { k, filter, exclude: &seen };
+        Ok(self.served.model().search().search(&towers.vector(history)?, &[request])?.remove(0))
+    }
+
+    /// Leaves `k` of a list of candidates, best first.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a lambda outside of 0..=1.
+    pub fn varied(&self, candidates: &[Scored], k: usize, variety: &Variety) -> Result<Vec<Scored>> {
+        let vectors = self.served.model().search().vectors();
+        let mmr = variety.lambda.map(|lambda| Mmr::new(lambda, vectors, self.direction_width)).transpose()?;
+        let bound = variety.groups.as_ref().map(|(groups, most)| GroupBound { groups, most: *most });
+        Ok(diversity::varied(candidates, k, bound, mmr))
     }
 
     /// Items allowed by an expression: see [`item_filter`].

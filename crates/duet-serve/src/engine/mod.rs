@@ -16,19 +16,15 @@ use std::{
 };
 
 use duet_core::{
-    Error, ItemIdx, Result, UserIdx,
-    condition::Condition,
-    config::Config,
-    encoding::EncodedTable,
-    ids::IdMap,
-    mixing::splitmix64,
-    table::{ColumnValues, FeatureTable},
+    Error, ItemIdx, Result, UserIdx, condition::Condition, config::Config, encoding::EncodedTable, ids::IdMap,
+    mixing::splitmix64, table::FeatureTable,
 };
 use duet_data::dataset::Timeline;
 use duet_model::model::TwoTower;
 use duet_retrieval::{
     ItemFilter, Recommender, Scored, Vectors,
     baselines::Interactions,
+    diversity,
     search::{ExactIndex, Index, SearchRequest, VectorSearch},
 };
 use duet_train::{
@@ -56,8 +52,6 @@ use crate::{
 
 /// The weight of a live event where the bundle's events have weights: nothing but "once".
 const LIVE_WEIGHT: f32 = 1.0;
-/// The group of an item that has none.
-pub(crate) const NO_GROUP: u32 = u32::MAX;
 
 /// How lists are kept from being all of a kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,14 +191,14 @@ impl Engine {
         let ServingParts { config, run, dataset, items, users, user_features, timeline, .. } = parts;
         let segments = options.segment_column.as_ref().and_then(|name| {
             let column = users.columns.iter().find(|column| column.name == *name).map(|column| &column.values);
-            if column.and_then(rankings::first_values).is_none() {
+            if column.and_then(diversity::first_values).is_none() {
                 tracing::info!(column = %name, "no such column of text among the users: trends are those of everybody");
             }
             column
         });
         let rankings = Rankings::new(&timeline, items.len(), config.fallback.trending_days, segments)?;
         let groups = match &options.diversity {
-            Some(diversity) => groups(&items, &diversity.column)?,
+            Some(options) => diversity::groups(&items, &options.column)?,
             None => Vec::new(),
         };
         let counts = item_counts(&timeline, items.len());
@@ -427,20 +421,5 @@ impl Engine {
     #[cfg(test)]
     pub(crate) fn plant_baseline(&mut self, name: &str, baseline: Box<dyn Recommender>) {
         self.baselines.insert(name.to_owned(), baseline);
-    }
-}
-
-/// The group of every item: the first value of a column, [`NO_GROUP`] where there is none.
-fn groups(items: &FeatureTable, column: &str) -> Result<Vec<u32>> {
-    let values = &items.column(column)?.values;
-    match rankings::first_values(values) {
-        Some(first) => Ok(rankings::numbered(&first, NO_GROUP)),
-        None => {
-            let text = items
-                .columns
-                .iter()
-                .filter(|column| matches!(column.values, ColumnValues::Text(_) | ColumnValues::TextList(_)));
-            Err(Error::unknown("column of text for diversity", column, text.map(|column| column.name.as_str())))
-        }
     }
 }

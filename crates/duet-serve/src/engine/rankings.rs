@@ -3,13 +3,12 @@
 //! The ranking of everybody is complete, so K items are there whenever K are allowed. A segment's holds its best
 //! [`SEGMENT_ITEMS`]; what lacks comes from everybody's.
 
-use std::collections::HashMap;
-
 use duet_core::{ItemIdx, Result, UserIdx, table::ColumnValues};
 use duet_data::dataset::Timeline;
 use duet_retrieval::{
     ItemFilter, Query, Recommender, Scored,
     baselines::{Interactions, Popularity, Trending},
+    diversity::{first_values, numbered},
 };
 
 use crate::request::Source;
@@ -110,27 +109,6 @@ impl Rankings {
         let entries = self.everybody.iter().filter(|entry| allowed.contains(entry.item) && wanted(entry.item));
         entries.take(k).copied().collect()
     }
-}
-
-/// The first value of a column of text in every row.
-pub(crate) fn first_values(column: &ColumnValues) -> Option<Vec<Option<&str>>> {
-    match column {
-        ColumnValues::Text(values) => Some(values.iter().map(Option::as_deref).collect()),
-        ColumnValues::TextList(values) => Some(values.iter().map(|list| list.first().map(String::as_str)).collect()),
-        ColumnValues::Number(_) | ColumnValues::Day(_) => None,
-    }
-}
-
-/// Numbers equal values alike; `none` where there is no value.
-pub(crate) fn numbered(values: &[Option<&str>], none: u32) -> Vec<u32> {
-    let mut numbers: HashMap<&str, u32> = HashMap::new();
-    values
-        .iter()
-        .map(|value| {
-            let next = numbers.len() as u32;
-            value.map_or(none, |value| *numbers.entry(value).or_insert(next))
-        })
-        .collect()
 }
 
 fn segment_rankings(
