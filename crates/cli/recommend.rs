@@ -33,12 +33,8 @@ use crate::{
 pub(crate) struct RecommendArgs {
     #[command(flatten)]
     source: SourceArgs,
-    /// all, an id (repeatable), or @FILE with one id a line.
-    #[arg(long, alias = "user", required_unless_present = "history", value_name = "all|ID|@FILE")]
-    users: Vec<String>,
-    /// A list for somebody new, by the items they name: ids or names, the newest last. Repeatable, or with commas.
-    #[arg(long, value_name = "ITEM,...", value_delimiter = ',', conflicts_with_all = ["users", "user_key", "rerank"])]
-    history: Vec<String>,
+    #[command(flatten)]
+    listeners: Listeners,
     /// Length of a list.
     #[arg(long, short, default_value_t = 10, value_name = "K", value_parser = values::positive)]
     k: usize,
@@ -63,6 +59,17 @@ pub(crate) struct RecommendArgs {
     /// Prepared event data knows users by pseudonym: translates the given ids with the key of `prepare`.
     #[arg(long, value_name = "FILE")]
     user_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+struct Listeners {
+    /// all, an id (repeatable), or @FILE with one id a line.
+    #[arg(long, alias = "user", value_name = "all|ID|@FILE")]
+    users: Vec<String>,
+    /// A list for somebody new, by the items they name: ids or names, the newest last. Repeatable, or with commas.
+    #[arg(long, value_name = "ITEM,...", value_delimiter = ',', conflicts_with_all = ["user_key", "rerank"])]
+    history: Vec<String>,
 }
 
 /// What the output calls whoever is known by a history alone.
@@ -93,17 +100,22 @@ pub(crate) fn run(args: &RecommendArgs, out: &mut dyn Write) -> Result<Outcome> 
     if let Some(path) = &args.out {
         lists::check_extension(path)?;
     }
-    let given = if args.history.is_empty() { given_ids(&args.users)? } else { Some(vec![NEWCOMER.to_owned()]) };
+    let given = if args.listeners.history.is_empty() {
+        given_ids(&args.listeners.users)?
+    } else {
+        Some(vec![NEWCOMER.to_owned()])
+    };
     let key = args.user_key.as_deref().map(UserKey::from_file).transpose()?;
     let (retriever, newcomers) = if args.rerank {
         (args.source.open_reranked()?, None)
-    } else if args.history.is_empty() {
+    } else if args.listeners.history.is_empty() {
         (args.source.open()?, None)
     } else {
         let (retriever, newcomers) = args.source.open_for_newcomers()?;
         (retriever, Some(newcomers))
     };
-    let history = args.history.iter().map(|item| retriever.find_item(item.trim())).collect::<Result<Vec<_>, _>>()?;
+    let history =
+        args.listeners.history.iter().map(|item| retriever.find_item(item.trim())).collect::<Result<Vec<_>, _>>()?;
     let filter = joined_filter(&retriever, &args.filter)?;
     let groups =
         |(column, most): &(String, usize)| Ok::<_, Error>((diversity::groups(&retriever.items, column)?, *most));

@@ -50,7 +50,7 @@ pub(crate) fn filter(text: &str) -> Result<String, String> {
 pub(crate) fn group_bound(text: &str) -> Result<(String, usize), String> {
     let bound = text.split_once('=').and_then(|(column, most)| Some((column.trim(), positive(most.trim()).ok()?)));
     match bound {
-        Some((column, most)) if !column.is_empty() => Ok((column.to_owned(), most)),
+        Some((column, most)) if !column.is_empty() && !column.ends_with(['>', '<']) => Ok((column.to_owned(), most)),
         _ => Err("expected COLUMN=M with a whole number M of at least 1, as in artist=2".to_owned()),
     }
 }

@@ -371,7 +371,8 @@ fn plays_without_a_time_played_are_worth_nothing_and_no_obstacle() {
         let of_songs = history.events.iter().zip(history.strengths).filter(|(event, _)| event.is_of_song());
         of_songs.map(|(_, strength)| strength).collect::<Vec<f32>>()
     };
-    assert_eq!(strengths(), [0.0; 4]);
+    // The last day is not over: its listen is left out.
+    assert_eq!(strengths(), [0.0; 3]);
     let ask = ForgetOptions {
         dataset: out.clone(),
         user_id: "pii-user-1",
