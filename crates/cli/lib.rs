@@ -55,12 +55,6 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser, Subcommand};
-use mimalloc::MiMalloc;
-
-/// glibc's allocator keeps what each thread has freed for that thread: `prepare` of 20 GB had twice the memory with it
-/// (docs/decisions.md).
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Two-tower recommender engine: from click events to top-K artists, on any GPU or the CPU.
 #[derive(Debug, Parser)]
